@@ -1,1 +1,38 @@
-//! fairway-endpoint.
+//! The tokio runtime that sidecar, device, relay and the authority's front share.
+//!
+//! [`Endpoint`] is the entry: it keeps links, finds or makes a session for each
+//! peer that is called, renews the credential, follows the authority's updates
+//! and hands out [`Stream`]s. Security decisions are made below, in
+//! `fairway-session`; a stream that reaches a portal carries the `Grant` that
+//! allowed it.
+//!
+//! Reading order: [`Endpoint`], [`Stream`], [`AuthorityClient`], then
+//! [`link`] (frames on sockets and the loop that drives them).
+//!
+//! Never in here: Kubernetes, decisions about who may do what, credential formats.
+
+mod authority;
+mod clock;
+mod config;
+mod conn;
+mod endpoint;
+mod error;
+mod front;
+mod join;
+pub mod limits;
+pub mod link;
+mod metrics;
+mod node;
+mod status;
+mod stream;
+
+pub use self::authority::{AuthorityClient, Issued};
+pub use self::config::{
+    ClockSource, CredentialSource, EndpointConfig, Keep, Listen, RelayUse, SavedCredential, Store,
+};
+pub use self::endpoint::{Endpoint, Incoming};
+pub use self::error::{AuthorityError, OpenError, StartError, StreamError};
+pub use self::join::{Joined, join};
+pub use self::metrics::Metrics;
+pub use self::status::{CredentialStatus, LinkStatus, SessionStatus, Status};
+pub use self::stream::{RecvStream, SendStream, Stream};

@@ -1,0 +1,55 @@
+//! Every bound of the runtime on outside input, with its reason.
+
+use std::time::Duration;
+
+/// A call waits this long for credential, link, session and the peer's yes
+/// together: a person's patience, and less than most HTTP clients' timeout.
+pub const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Reconnecting begins here and doubles, with jitter.
+pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
+
+/// Reconnecting is never slower than this: a relay that comes back is found
+/// within half a minute.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// A TCP connect that takes longer has failed.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A link must be authenticated this long after it was accepted or connected.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Accepted links that have not been authenticated; further ones are closed at
+/// once. At about 10 KiB of handshake state each this is 2.5 MiB.
+pub const HALF_OPEN_LINKS_MAX: usize = 256;
+
+/// Links accepted in all, by the authority's front.
+pub const ACCEPTED_LINKS_MAX: usize = 8_192;
+
+/// Largest single read from a link: measured, batching stops paying beyond it.
+pub const READ_SIZE_MAX: usize = 256 * 1024;
+
+/// First read from a link that was idle; doubles while reads fill it.
+pub const READ_SIZE_MIN: usize = 4 * 1024;
+
+/// Reads per turn of a driver, so that other tasks get their turn.
+pub const READS_PER_TURN: usize = 4;
+
+/// Batches written per turn of a driver.
+pub const BATCHES_PER_TURN: usize = 8;
+
+/// Circuits on one relay link, both directions together.
+pub const CIRCUITS_PER_LINK_MAX: usize = 16_384;
+
+/// Sessions that wait to be established by calls of this endpoint.
+pub const DIALS_MAX: usize = 1_024;
+
+/// A session without streams is closed after this time: a handshake is cheap
+/// (0.25 ms), but not one per request.
+pub const SESSION_IDLE: Duration = Duration::from_secs(120);
+
+/// Read buffers that are kept for reuse while their pieces may be in use.
+pub const SPARE_BUFFERS_MAX: usize = 8;
+
+/// Pieces in one vectored write: 64 of 16 KiB are 1 MiB, more than a socket takes.
+pub const WRITE_SLICES_MAX: usize = 64;
