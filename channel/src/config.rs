@@ -1,0 +1,122 @@
+//! The settings of a channel.
+
+use thiserror::Error;
+
+use crate::Time;
+
+/// Settings of one side. They need not agree between the two: each limit is
+/// told to the peer by credit.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub(crate) session_window: u64,
+    pub(crate) stream_window: u64,
+    pub(crate) send_buffer: usize,
+    pub(crate) max_streams: u64,
+    pub(crate) keepalive: Option<Time>,
+    pub(crate) idle_timeout: Option<Time>,
+    pub(crate) handshake_timeout: Time,
+    pub(crate) key_limit: u64,
+}
+
+/// A setting is out of its range.
+#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
+#[error("{name} must be between {min} and {max}, not {value}")]
+pub struct ConfigError {
+    name: &'static str,
+    min: u64,
+    max: u64,
+    value: u64,
+}
+
+impl Config {
+    /// The defaults: 4 MiB session window, 1 MiB stream window and send
+    /// buffer, 1,024 streams of the peer at once, keepalive 30 s, idle timeout
+    /// 90 s, handshake timeout 10 s.
+    pub fn new() -> Self {
+        Self {
+            session_window: 4 << 20,
+            stream_window: 1 << 20,
+            send_buffer: 1 << 20,
+            max_streams: 1024,
+            keepalive: Some(Time::from_secs(30)),
+            idle_timeout: Some(Time::from_secs(90)),
+            handshake_timeout: Time::from_secs(10),
+            key_limit: 1 << 23,
+        }
+    }
+
+    /// How many bytes of all streams together the peer may have on the way or
+    /// unread here: bounds the memory of the whole channel.
+    pub fn session_window(mut self, bytes: u64) -> Result<Self, ConfigError> {
+        self.session_window = in_range("session window", bytes, 1 << 10, 1 << 30)?;
+        Ok(self)
+    }
+
+    /// How many bytes of one stream the peer may have on the way or unread
+    /// here: bounds what one slow reader holds up.
+    pub fn stream_window(mut self, bytes: u64) -> Result<Self, ConfigError> {
+        self.stream_window = in_range("stream window", bytes, 1 << 10, 1 << 30)?;
+        Ok(self)
+    }
+
+    /// How many bytes one stream buffers here until the peer has acknowledged them.
+    pub fn send_buffer(mut self, bytes: usize) -> Result<Self, ConfigError> {
+        in_range("send buffer", bytes as u64, 1 << 10, 1 << 30)?;
+        self.send_buffer = bytes;
+        Ok(self)
+    }
+
+    /// How many streams opened by the peer may exist at once.
+    pub fn max_streams(mut self, count: u64) -> Result<Self, ConfigError> {
+        self.max_streams = in_range("stream limit", count, 0, 1 << 16)?;
+        Ok(self)
+    }
+
+    /// Silence after which a PING is sent, so that NATs keep the path and a
+    /// dead peer is found. `None`: never. A quarter of it applies while
+    /// something is unacknowledged.
+    pub fn keepalive(mut self, every: Option<Time>) -> Self {
+        self.keepalive = every;
+        self
+    }
+
+    /// Silence of the peer after which the channel is given up. `None`: never
+    /// (a session above decides).
+    pub fn idle_timeout(mut self, after: Option<Time>) -> Self {
+        self.idle_timeout = after;
+        self
+    }
+
+    /// How long the handshake, with its hellos, may take.
+    pub fn handshake_timeout(mut self, after: Time) -> Self {
+        self.handshake_timeout = after;
+        self
+    }
+
+    /// After how many records the channel's key is used up and the channel
+    /// closes. At most 2^24, far below what AES-GCM allows for records of
+    /// 16 KiB (RFC 8446 section 5.5: 2^24.5).
+    pub fn key_limit(mut self, records: u64) -> Result<Self, ConfigError> {
+        self.key_limit = in_range("key limit", records, 16, 1 << 24)?;
+        Ok(self)
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn in_range(name: &'static str, value: u64, min: u64, max: u64) -> Result<u64, ConfigError> {
+    if (min..=max).contains(&value) {
+        Ok(value)
+    } else {
+        Err(ConfigError {
+            name,
+            min,
+            max,
+            value,
+        })
+    }
+}
