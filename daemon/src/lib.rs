@@ -1,1 +1,42 @@
-//! fairway-daemon.
+//! Process plumbing that every Fairway binary shares.
+//!
+//! A binary's `main` reads its options (flatten [`AdminArgs`] and [`LogArgs`]
+//! into the clap struct), calls [`LogArgs::init`], makes one [`Drain`] and one
+//! [`Readiness`], starts the [`AdminServer`], and then runs its own work until
+//! the drain has been started and its guards are gone.
+//!
+//! ```no_run
+//! # use std::sync::Arc;
+//! # use fairway_daemon::*;
+//! # async fn example(admin: AdminArgs, log: LogArgs) -> Result<(), Box<dyn std::error::Error>> {
+//! let telemetry = log.init("fairway-relay")?;
+//! let drain = Drain::new();
+//! drain.begin_on_signal()?;
+//! let readiness = Readiness::new();
+//! let credential = readiness.task("credential");
+//! let registry = Registry::default(); // register metrics before it is shared
+//! let state: DebugState = Arc::new(|| serde_json::json!({ "links": 0 }));
+//! let _admin = AdminServer::start(&admin, registry, readiness, drain.clone(), state).await?;
+//! credential.done();
+//! drain.started().await;
+//! drain.finish(std::time::Duration::from_secs(10)).await;
+//! telemetry.shutdown();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Reading order: [`drain`](Drain), [`readiness`](Readiness),
+//! [`admin`](AdminServer), [`log`](LogArgs).
+//!
+//! Never in here: anything that knows what the process is for.
+
+mod admin;
+mod drain;
+mod log;
+mod readiness;
+
+pub use self::admin::{AdminArgs, AdminError, AdminServer, DebugState};
+pub use self::drain::{Drain, DrainGuard, Finished};
+pub use self::log::{LogArgs, LogError, LogFormat, Telemetry};
+pub use self::readiness::{Readiness, ReadyTask};
+pub use prometheus_client::registry::Registry;
