@@ -1,0 +1,238 @@
+//! Link frames: an 8-byte header and one packet of a circuit.
+//!
+//! ```text
+//! type u8 | length u24 | circuit u32 | payload (length bytes)      big endian
+//! ```
+//!
+//! The header is made so that a relay can switch frames without assembling or
+//! copying them: [`take_run`] splits off all complete frames of one circuit
+//! that lie next to each other in a read buffer, [`Run::rewrite`] puts the
+//! other circuit id into their headers in place, and the run goes into the
+//! other link's write queue as it is.
+
+use bytes::BytesMut;
+use thiserror::Error;
+
+use crate::limits::{LINK_HEADER, LINK_PAYLOAD_MAX};
+
+/// A circuit on one link.
+///
+/// The endpoint picks even ids from 2, the relay odd ones, so that both can
+/// open at the same time. Ids are not used twice on a link.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, minicbor::Encode, minicbor::Decode,
+)]
+#[cbor(transparent)]
+pub struct CircuitId(#[n(0)] pub u32);
+
+impl CircuitId {
+    /// The session between the two ends of the link itself.
+    pub const LINK: Self = Self(0);
+
+    /// The first id that an endpoint picks; the next is 2 further.
+    pub const FIRST_OF_ENDPOINT: Self = Self(2);
+
+    /// The first id that a relay picks; the next is 2 further.
+    pub const FIRST_OF_RELAY: Self = Self(1);
+
+    /// Whether an endpoint may open a circuit under this id.
+    pub fn is_endpoints(self) -> bool {
+        self.0 != 0 && self.0.is_multiple_of(2)
+    }
+
+    /// Whether a relay may open a circuit under this id.
+    pub fn is_relays(self) -> bool {
+        !self.0.is_multiple_of(2)
+    }
+
+    /// The id after this one on the same side, or `None` at the end of the
+    /// range: then the link has to be renewed.
+    pub fn next(self) -> Option<Self> {
+        self.0.checked_add(2).map(Self)
+    }
+}
+
+impl std::fmt::Display for CircuitId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a frame carries. Other type numbers are reserved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FrameKind {
+    /// One packet of the circuit's session.
+    Data,
+}
+
+impl FrameKind {
+    const DATA: u8 = 0;
+
+    fn from_byte(byte: u8) -> Result<Self, FrameError> {
+        match byte {
+            Self::DATA => Ok(Self::Data),
+            other => Err(FrameError::UnknownType(other)),
+        }
+    }
+
+    fn byte(self) -> u8 {
+        match self {
+            Self::Data => Self::DATA,
+        }
+    }
+}
+
+/// A frame's header, checked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// What the frame carries.
+    pub kind: FrameKind,
+    /// Bytes of payload after the header.
+    pub length: usize,
+    /// The circuit on this link.
+    pub circuit: CircuitId,
+}
+
+impl Header {
+    /// Bytes of the whole frame.
+    pub fn frame_len(&self) -> usize {
+        LINK_HEADER + self.length
+    }
+
+    /// Reads the header at the start of `bytes`; `None` when it is not all
+    /// there yet.
+    pub fn peek(bytes: &[u8]) -> Result<Option<Self>, FrameError> {
+        let Some(head) = bytes.first_chunk::<LINK_HEADER>() else {
+            return Ok(None);
+        };
+        let [kind, l2, l1, l0, c3, c2, c1, c0] = *head;
+        let kind = FrameKind::from_byte(kind)?;
+        let length = u32::from_be_bytes([0, l2, l1, l0]) as usize;
+        if length > LINK_PAYLOAD_MAX {
+            return Err(FrameError::TooLarge { length });
+        }
+        Ok(Some(Self {
+            kind,
+            length,
+            circuit: CircuitId(u32::from_be_bytes([c3, c2, c1, c0])),
+        }))
+    }
+}
+
+/// The header of a frame with `length` bytes of payload.
+///
+/// # Errors
+/// [`FrameError::TooLarge`] beyond [`LINK_PAYLOAD_MAX`].
+pub fn header(
+    kind: FrameKind,
+    circuit: CircuitId,
+    length: usize,
+) -> Result<[u8; LINK_HEADER], FrameError> {
+    if length > LINK_PAYLOAD_MAX {
+        return Err(FrameError::TooLarge { length });
+    }
+    let [_, l2, l1, l0] = (length as u32).to_be_bytes();
+    let [c3, c2, c1, c0] = circuit.0.to_be_bytes();
+    Ok([kind.byte(), l2, l1, l0, c3, c2, c1, c0])
+}
+
+/// Complete frames of one circuit, one after the other in one buffer.
+#[derive(Debug)]
+pub struct Run {
+    circuit: CircuitId,
+    frames: usize,
+    bytes: BytesMut,
+}
+
+impl Run {
+    /// The circuit that all frames are of.
+    pub fn circuit(&self) -> CircuitId {
+        self.circuit
+    }
+
+    /// How many frames there are; at least one.
+    pub fn frames(&self) -> usize {
+        self.frames
+    }
+
+    /// Bytes of payload without headers: what circuit credit counts.
+    pub fn payload_len(&self) -> usize {
+        self.bytes.len() - self.frames * LINK_HEADER
+    }
+
+    /// Puts another circuit id into every header, in place, and gives the
+    /// bytes to write to the other link.
+    pub fn rewrite(mut self, circuit: CircuitId) -> BytesMut {
+        rewrite_circuits(&mut self.bytes, circuit);
+        self.bytes
+    }
+
+    /// Takes the first frame's payload off the run; `None` at its end.
+    pub fn next_payload(&mut self) -> Option<BytesMut> {
+        let header = Header::peek(&self.bytes).ok().flatten()?;
+        let mut frame = self.bytes.split_to(header.frame_len());
+        self.frames -= 1;
+        Some(frame.split_off(LINK_HEADER))
+    }
+}
+
+/// Splits complete frames of one circuit off the front of a read buffer,
+/// without copying: as many as lie next to each other, up to `max_bytes` (but
+/// at least one). `None` when the first frame is not complete.
+///
+/// # Errors
+/// The link has lost its framing or its peer misbehaves; close it.
+pub fn take_run(buffer: &mut BytesMut, max_bytes: usize) -> Result<Option<Run>, FrameError> {
+    let Some(first) = Header::peek(buffer)? else {
+        return Ok(None);
+    };
+    if buffer.len() < first.frame_len() {
+        return Ok(None);
+    }
+    let mut end = first.frame_len();
+    let mut frames = 1;
+    // A bad header further on is left for the next call: what came before it
+    // is good and its circuit must not lose it.
+    while let Ok(Some(next)) = Header::peek(&buffer[end..]) {
+        let next_end = end + next.frame_len();
+        if next.circuit != first.circuit || next_end > buffer.len() || next_end > max_bytes {
+            break;
+        }
+        end = next_end;
+        frames += 1;
+    }
+    Ok(Some(Run {
+        circuit: first.circuit,
+        frames,
+        bytes: buffer.split_to(end),
+    }))
+}
+
+/// Puts `circuit` into the header of every frame in `frames`, which holds
+/// complete frames only (as [`Run`] and a channel's batch do).
+pub fn rewrite_circuits(frames: &mut [u8], circuit: CircuitId) {
+    let mut rest = frames;
+    while let Ok(Some(header)) = Header::peek(rest) {
+        rest[4..LINK_HEADER].copy_from_slice(&circuit.0.to_be_bytes());
+        let end = header.frame_len().min(rest.len());
+        rest = &mut rest[end..];
+    }
+    debug_assert!(
+        rest.is_empty(),
+        "rewrite_circuits wants complete frames only"
+    );
+}
+
+/// The other end of the link sends no frames of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum FrameError {
+    /// A reserved type number.
+    #[error("link frame of unknown type {0}; the other end is newer or is no Fairway link")]
+    UnknownType(u8),
+    /// More than one packet can be.
+    #[error("link frame of {length} bytes is larger than the limit of {LINK_PAYLOAD_MAX}")]
+    TooLarge {
+        /// The length in the header.
+        length: usize,
+    },
+}
