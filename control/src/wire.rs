@@ -74,7 +74,7 @@ pub fn frame<M: Message>(message: &M) -> Result<Vec<u8>, EncodeError> {
 
 /// Takes the bytes of a stream as they come and gives whole messages.
 ///
-/// After each [`push`](Self::push), call [`next`](Self::next) until it answers
+/// After each [`push`](Self::push), call [`next_message`](Self::next_message) until it answers
 /// `None`: then it holds less than one message of the type last asked for.
 #[derive(Debug, Default)]
 pub struct FrameReader {
@@ -97,7 +97,7 @@ impl FrameReader {
     ///
     /// A length beyond `M::MAX` is an error as soon as the prefix is there. An
     /// error is final: the stream has lost its framing and must be reset.
-    pub fn next<M: Message>(&mut self) -> Result<Option<M>, DecodeError> {
+    pub fn next_message<M: Message>(&mut self) -> Result<Option<M>, DecodeError> {
         let Some(prefix) = self.buffer.first_chunk::<PREFIX>() else {
             return Ok(None);
         };
