@@ -1,0 +1,198 @@
+//! A loopback port bound to one destination, for programs that know no proxy.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fairway_daemon::Drain;
+use fairway_identity::{AddressError, Destination};
+use fairway_session::{OpenRequest, OpenTarget};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use super::LOCAL_CONNECTIONS;
+use super::access::{Connection, End};
+use super::metrics::{Direction, Outcome, PortalMetrics};
+use crate::{Endpoint, join};
+
+/// What an inlet is made of: where it listens and where it leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InletSpec {
+    /// A loopback address.
+    pub listen: SocketAddr,
+    /// Whom to call, and on which port.
+    pub to: Destination,
+}
+
+/// Why an inlet cannot be.
+#[derive(Debug, thiserror::Error)]
+pub enum InletError {
+    /// Not `PORT=HOST:PORT`.
+    #[error("an inlet is written PORT=HOST:PORT, such as 1883=mosquitto.factory.svc.fairway.internal:1883; this is not: {0}")]
+    Form(String),
+    /// The destination is no Fairway address.
+    #[error("the inlet's destination {text} is not usable")]
+    Destination {
+        /// What was written.
+        text: String,
+        /// What is wrong with it.
+        #[source]
+        source: AddressError,
+    },
+    /// It would listen where others than local apps can connect.
+    #[error("an inlet may listen on loopback only, not on {0}: whoever reaches it speaks with this endpoint's identity")]
+    NotLoopback(SocketAddr),
+    /// The port is taken.
+    #[error("cannot listen on {address}: is another process using it?")]
+    Listen {
+        /// What was asked for.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl FromStr for InletSpec {
+    type Err = InletError;
+
+    /// Reads `PORT=HOST:PORT`, the form of the annotation `fairway.dev/inlets`.
+    fn from_str(text: &str) -> Result<Self, InletError> {
+        let (port, destination) = text.trim().split_once('=').ok_or_else(|| InletError::Form(text.to_owned()))?;
+        let port = port.trim().parse().ok().filter(|&port: &u16| port != 0).ok_or_else(|| InletError::Form(text.to_owned()))?;
+        let to = destination
+            .trim()
+            .parse()
+            .map_err(|source| InletError::Destination { text: destination.trim().to_owned(), source })?;
+        Ok(Self { listen: (Ipv4Addr::LOCALHOST, port).into(), to })
+    }
+}
+
+/// A listening inlet.
+#[derive(Debug)]
+pub struct Inlet {
+    listener: TcpListener,
+    to: Destination,
+    endpoint: Endpoint,
+    metrics: PortalMetrics,
+}
+
+impl Inlet {
+    /// Listens on the inlet's port.
+    ///
+    /// # Errors
+    /// The address is not loopback or is taken.
+    pub async fn bind(spec: &InletSpec, endpoint: Endpoint, metrics: PortalMetrics) -> Result<Self, InletError> {
+        if !spec.listen.ip().is_loopback() {
+            return Err(InletError::NotLoopback(spec.listen));
+        }
+        let listener = TcpListener::bind(spec.listen)
+            .await
+            .map_err(|source| InletError::Listen { address: spec.listen, source })?;
+        Ok(Self { listener, to: spec.to.clone(), endpoint, metrics })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until the drain begins; live connections go on until it stops.
+    pub async fn serve(self, drain: Drain) {
+        let this = Arc::new(self);
+        accept_loop(&this.listener, &drain, |socket, guard| {
+            let (this, drain) = (Arc::clone(&this), drain.clone());
+            async move {
+                tokio::select! {
+                    () = this.connect(socket) => {}
+                    () = drain.stopped() => {}
+                }
+                drop(guard);
+            }
+        })
+        .await;
+    }
+
+    async fn connect(&self, socket: TcpStream) {
+        let Destination { address, port } = &self.to;
+        let mut connection = Connection::start(&self.metrics, Direction::Outbound, address.to_string(), *port);
+        let request = OpenRequest { target: OpenTarget::Port(*port), traceparent: None };
+        let end = match self.endpoint.open(address, request).await {
+            Ok(stream) => {
+                connection.peer(stream.peer().id_text());
+                joined(join(socket, stream, Bytes::new()).await)
+            }
+            Err(error) => {
+                let outcome = if error.is_denied() { Outcome::Denied } else { Outcome::Failed };
+                End::without_bytes(outcome, error.reason().into_owned(), &error)
+            }
+        };
+        connection.end(&end);
+    }
+}
+
+/// The end of a connection that was joined with a stream.
+pub(crate) fn joined(joined: crate::Joined) -> End {
+    End {
+        outcome: Outcome::Allowed,
+        reason: joined.reason.into(),
+        detail: String::new(),
+        from_peer: joined.from_peer,
+        to_peer: joined.to_peer,
+    }
+}
+
+/// Accepts until the drain begins, a bounded number at a time. An error of
+/// accept (file descriptors, a peer that left) concerns one connection only.
+pub(crate) async fn accept_loop<F, Fut>(listener: &TcpListener, drain: &Drain, mut handle: F)
+where
+    F: FnMut(TcpStream, fairway_daemon::DrainGuard) -> Fut,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    let slots = Arc::new(Semaphore::new(LOCAL_CONNECTIONS));
+    loop {
+        let accepted = async {
+            let slot = Arc::clone(&slots).acquire_owned().await;
+            (slot, listener.accept().await)
+        };
+        let (slot, accepted) = tokio::select! {
+            accepted = accepted => accepted,
+            () = drain.started() => return,
+        };
+        match accepted {
+            Ok((socket, _)) => {
+                // Small writes are common, and whoever wrote them waits for the answer.
+                let _ = socket.set_nodelay(true);
+                let work = handle(socket, drain.guard());
+                tokio::spawn(async move {
+                    work.await;
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(event = "accept", %error, "a local connection could not be accepted");
+                // Out of descriptors: the next accept fails at once, until some are closed.
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_annotation_form() {
+        let spec: InletSpec = " 1883 = mosquitto.factory.svc.fairway.internal:1884".parse().unwrap();
+        assert_eq!(spec.listen, "127.0.0.1:1883".parse().unwrap());
+        assert_eq!(spec.to.port, 1884);
+        for bad in ["", "1883", "1883=", "0=a.b.svc.fairway.internal:1", "70000=a.b.svc.fairway.internal:1", "1=example.com:80", "1=a.b.svc.fairway.internal"] {
+            assert!(bad.parse::<InletSpec>().is_err(), "{bad}");
+        }
+    }
+}
