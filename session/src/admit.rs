@@ -1,0 +1,231 @@
+//! Every check that a peer has to pass before there is a session with it.
+//!
+//! Plain functions of what was shown and what is known; the state machine in
+//! `session.rs` calls them and closes the session with whatever they refuse.
+
+use fairway_channel::Code;
+use fairway_identity::{
+    Address, Clock, CredentialError, Form, RootHash, VerifiedPeer, VerifiedTrustSet,
+};
+
+use crate::code::{self, Refusal};
+use crate::hello::Hello;
+use crate::local::{Admit, Rules};
+
+/// What the checks know besides what the peer showed.
+pub(crate) struct Known<'a> {
+    pub(crate) trust: Option<&'a VerifiedTrustSet>,
+    pub(crate) rules: &'a Rules,
+    pub(crate) clock: Clock,
+}
+
+/// Reads a hello.
+pub(crate) fn read_hello(bytes: &[u8]) -> Result<Hello, Refusal> {
+    Hello::from_bytes(bytes)
+        .map_err(|error| Refusal::new(code::MALFORMED, format!("the peer's hello: {error}")))
+}
+
+/// The trust set that the peer showed, if it is newer than ours. One that the
+/// pinned root has not signed is a refusal: such a peer belongs elsewhere.
+pub(crate) fn newer_trust(
+    shown: Option<&[u8]>,
+    ours: Option<&VerifiedTrustSet>,
+    pin: &RootHash,
+) -> Result<Option<VerifiedTrustSet>, Refusal> {
+    let Some(bytes) = shown else { return Ok(None) };
+    if ours.is_some_and(|ours| ours.bytes() == bytes) {
+        return Ok(None);
+    }
+    let theirs = VerifiedTrustSet::verify(bytes, pin, 0).map_err(|error| {
+        Refusal::new(code::TRUST_REFUSED, format!("{}: {error}", error.reason()))
+    })?;
+    match ours {
+        Some(ours) if theirs.version() <= ours.version() => Ok(None),
+        Some(_) | None => Ok(Some(theirs)),
+    }
+}
+
+/// The dialler's check of message 2: a lean credential of somebody that may be
+/// whom we dialled.
+pub(crate) fn check_lean(
+    hello: &Hello,
+    proven_key: &[u8; 32],
+    dialled: &Address,
+    known: &Known<'_>,
+) -> Result<VerifiedPeer, Refusal> {
+    let peer = check_credential(hello, Form::Lean, proven_key, known)?;
+    check_clock_is_enough(dialled, known.clock)?;
+    match dialled {
+        // Services and pods are not in the lean form; they are checked on the
+        // full one, before any stream opens.
+        Address::Service { .. } | Address::Pod { .. } => Ok(peer),
+        Address::Device { .. } | Address::Authority | Address::Relay => {
+            check_name(&peer, dialled, known).map(|()| peer)
+        }
+    }
+}
+
+/// The dialler's check of the HELLO frame: the full credential of the same
+/// subject, which answers to the name that we dialled.
+pub(crate) fn check_full(
+    hello: &Hello,
+    proven_key: &[u8; 32],
+    dialled: &Address,
+    lean: &VerifiedPeer,
+    known: &Known<'_>,
+) -> Result<VerifiedPeer, Refusal> {
+    let peer = check_credential(hello, Form::Full, proven_key, known)?;
+    check_clock_is_enough(dialled, known.clock)?;
+    if peer.id() != lean.id() || peer.uid() != lean.uid() {
+        return Err(Refusal::new(
+            code::NAME_MISMATCH,
+            format!(
+                "the peer showed credentials of two subjects, {} and {}",
+                lean.id(),
+                peer.id()
+            ),
+        ));
+    }
+    check_name(&peer, dialled, known)?;
+    Ok(peer)
+}
+
+/// The answering side's check of message 3.
+pub(crate) fn check_caller(
+    hello: &Hello,
+    proven_key: &[u8; 32],
+    known: &Known<'_>,
+) -> Result<Option<VerifiedPeer>, Refusal> {
+    if hello.credential.is_some() {
+        // Callers are judged by expiry and attributes, which need the time.
+        if let Clock::Floor(_) = known.clock {
+            return Err(clock_unknown());
+        }
+        return check_credential(hello, Form::Full, proven_key, known).map(Some);
+    }
+    match known.rules.admit {
+        Admit::AlsoAnonymous => Ok(None),
+        Admit::Credentialed => Err(Refusal::new(
+            code::ANONYMOUS,
+            "this endpoint talks only to peers with a credential",
+        )),
+    }
+}
+
+/// The answering side's check of the name that was dialled.
+pub(crate) fn check_dialled(dialled: Option<&str>, names: &[Address]) -> Result<Address, Refusal> {
+    let text = dialled.unwrap_or_default();
+    let address: Option<Address> = text.parse().ok();
+    address
+        .filter(|address| names.contains(address))
+        .ok_or_else(|| {
+            Refusal::new(
+                code::NAME_MISMATCH,
+                format!("{text:?} is not a name of this endpoint"),
+            )
+        })
+}
+
+/// Checks a credential that was already admitted, again: under another trust
+/// set, or by a better clock.
+pub(crate) fn check_again(
+    credential: &[u8],
+    proven_key: &[u8; 32],
+    known: &Known<'_>,
+) -> Result<(), Refusal> {
+    let peer = verify(credential, Form::Full, proven_key, known)?;
+    check_revoked(&peer, known.rules)
+}
+
+/// Whether the peer's credential was revoked.
+pub(crate) fn check_revoked(peer: &VerifiedPeer, rules: &Rules) -> Result<(), Refusal> {
+    if rules.revoked.revokes(peer.uid(), peer.issued_at()) {
+        return Err(Refusal::new(
+            code::REVOKED,
+            format!("{} is suspended or revoked", peer.id()),
+        ));
+    }
+    Ok(())
+}
+
+fn check_credential(
+    hello: &Hello,
+    form: Form,
+    proven_key: &[u8; 32],
+    known: &Known<'_>,
+) -> Result<VerifiedPeer, Refusal> {
+    let Some(credential) = &hello.credential else {
+        return Err(Refusal::new(
+            code::ANONYMOUS,
+            "the peer showed no credential",
+        ));
+    };
+    let peer = verify(credential, form, proven_key, known)?;
+    check_revoked(&peer, known.rules)?;
+    Ok(peer)
+}
+
+fn verify(
+    credential: &[u8],
+    form: Form,
+    proven_key: &[u8; 32],
+    known: &Known<'_>,
+) -> Result<VerifiedPeer, Refusal> {
+    let Some(trust) = known.trust else {
+        return Err(Refusal::new(
+            code::TRUST_REFUSED,
+            "no trust set is known, and the peer showed none",
+        ));
+    };
+    trust
+        .verify_credential(credential, form, proven_key, known.clock)
+        .map_err(|error| Refusal::new(code_of(&error), format!("{}: {error}", error.reason())))
+}
+
+/// A side that does not know the time may meet the authority and relays, to
+/// ask for it, and nobody else.
+fn check_clock_is_enough(dialled: &Address, clock: Clock) -> Result<(), Refusal> {
+    match (clock, dialled) {
+        (Clock::Trusted(_), _) | (Clock::Floor(_), Address::Authority | Address::Relay) => Ok(()),
+        (
+            Clock::Floor(_),
+            Address::Device { .. } | Address::Service { .. } | Address::Pod { .. },
+        ) => Err(clock_unknown()),
+    }
+}
+
+fn check_name(peer: &VerifiedPeer, dialled: &Address, known: &Known<'_>) -> Result<(), Refusal> {
+    if known
+        .trust
+        .is_some_and(|trust| peer.answers_to(dialled, trust))
+    {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        code::NAME_MISMATCH,
+        format!("{} answered for {dialled}", peer.id()),
+    ))
+}
+
+fn clock_unknown() -> Refusal {
+    Refusal::new(
+        code::CLOCK_UNKNOWN,
+        "this side does not know the time yet; ask the authority first",
+    )
+}
+
+fn code_of(error: &CredentialError) -> Code {
+    match error {
+        CredentialError::Expired => code::CREDENTIAL_EXPIRED,
+        CredentialError::ClockNeeded => code::CLOCK_UNKNOWN,
+        CredentialError::BelowFloor => code::REVOKED,
+        CredentialError::Malformed
+        | CredentialError::UnknownIssuer(_)
+        | CredentialError::Signature
+        | CredentialError::IssuerWindow
+        | CredentialError::ForeignDomain
+        | CredentialError::KeyNotProven
+        | CredentialError::Lifetime
+        | CredentialError::NotYetValid => code::CREDENTIAL_REFUSED,
+    }
+}

@@ -1,0 +1,21 @@
+//! Every bound of this crate, with its reason.
+
+/// A hello as it is sent: the channel carries no more. A full credential
+/// (1 KiB) and a trust set (2 KiB) fit with room for what comes later.
+pub const HELLO_MAX: usize = fairway_channel::limits::MAX_HELLO;
+
+/// An OPEN header as it is sent: the channel carries no more.
+pub const OPEN_MAX: usize = fairway_channel::limits::MAX_OPEN_HEADER;
+
+/// A `traceparent`: version 00 has 55 characters, later ones may append.
+pub const TRACEPARENT_MAX: usize = 128;
+
+/// Names that one endpoint answers to: 16 Services, each with its pod.
+pub const NAMES_MAX: usize = 40;
+
+/// Doors of one endpoint: 16 Services with 16 ports each.
+pub const DOORS_MAX: usize = 256;
+
+/// HTTP requests in flight on one stream. HTTP/2 servers usually allow 100 to
+/// 250 at once.
+pub const HTTP_PASSES_MAX: usize = 256;

@@ -1,0 +1,240 @@
+//! The part of a session that its grants share: the rules of this moment and
+//! which streams of the peer are alive under them.
+//!
+//! Grants live with the portals, on other threads than the session's driver.
+//! One small mutex is taken when a stream opens or ends, when an HTTP request
+//! is authorized and when rules change; never for data.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use fairway_channel::StreamId;
+use fairway_policy::{
+    Caller, Decision, HttpRequest, Target, Verdict, evaluate_http, evaluate_open,
+};
+
+use crate::code::{self, Refusal};
+use crate::limits::HTTP_PASSES_MAX;
+use crate::local::Rules;
+
+pub(crate) struct Live(Mutex<State>);
+
+struct State {
+    rules: Rules,
+    ended: Option<Refusal>,
+    streams: BTreeMap<StreamId, LiveStream>,
+    next_pass: u64,
+}
+
+/// A stream of the peer for which there is a grant.
+pub(crate) struct LiveStream {
+    /// What was granted.
+    pub(crate) what: What,
+    receiving: bool,
+    sending: bool,
+    /// HTTP requests in flight: method and path.
+    passes: BTreeMap<u64, (String, String)>,
+}
+
+/// What a live stream was granted.
+pub(crate) enum What {
+    /// Control messages: no policy speaks of them.
+    Control,
+    /// A door, as seen by policy.
+    Door {
+        caller: Caller,
+        target: Target,
+        http: bool,
+    },
+}
+
+/// Which half of a stream.
+#[derive(Clone, Copy)]
+pub(crate) enum Half {
+    Receiving,
+    Sending,
+}
+
+/// The answer to an HTTP request on a live stream.
+pub(crate) enum Asked {
+    Pass(u64, Decision),
+    Denied(Decision),
+    Ended(Refusal),
+}
+
+impl Live {
+    pub(crate) fn new(rules: Rules) -> Self {
+        Self(Mutex::new(State {
+            rules,
+            ended: None,
+            streams: BTreeMap::new(),
+            next_pass: 0,
+        }))
+    }
+
+    pub(crate) fn rules(&self) -> Rules {
+        self.state().rules.clone()
+    }
+
+    /// Why the session is over; `None` while it is not.
+    pub(crate) fn ended(&self) -> Option<Refusal> {
+        self.state().ended.clone()
+    }
+
+    /// The session is over: nothing is authorized from here on.
+    pub(crate) fn end(&self, refusal: &Refusal) {
+        let mut state = self.state();
+        state.ended.get_or_insert_with(|| refusal.clone());
+        state.streams.clear();
+    }
+
+    pub(crate) fn insert(&self, stream: StreamId, what: What) {
+        let live = LiveStream {
+            what,
+            receiving: true,
+            sending: true,
+            passes: BTreeMap::new(),
+        };
+        self.state().streams.insert(stream, live);
+    }
+
+    pub(crate) fn contains(&self, stream: StreamId) -> bool {
+        self.state().streams.contains_key(&stream)
+    }
+
+    pub(crate) fn remove(&self, stream: StreamId) {
+        self.state().streams.remove(&stream);
+    }
+
+    /// Number of the peer's streams that are alive.
+    pub(crate) fn len(&self) -> usize {
+        self.state().streams.len()
+    }
+
+    /// One half has ended; with both, the stream has.
+    pub(crate) fn half_ended(&self, stream: StreamId, half: Half) {
+        let mut state = self.state();
+        let Some(live) = state.streams.get_mut(&stream) else {
+            return;
+        };
+        match half {
+            Half::Receiving => live.receiving = false,
+            Half::Sending => live.sending = false,
+        }
+        if !live.receiving && !live.sending {
+            state.streams.remove(&stream);
+        }
+    }
+
+    /// Puts new rules in force. The answer is the streams that must end, no
+    /// longer alive here.
+    pub(crate) fn set_rules(&self, rules: Rules) -> Vec<(StreamId, Refusal)> {
+        let mut state = self.state();
+        let mut over = Vec::new();
+        for (id, stream) in &state.streams {
+            if let Err(refusal) = stream.still_allowed(&rules) {
+                over.push((*id, refusal));
+            }
+        }
+        for (id, _) in &over {
+            state.streams.remove(id);
+        }
+        state.rules = rules;
+        over
+    }
+
+    /// Authorizes one HTTP request under the rules of now, and keeps it in
+    /// mind until [`Live::pass_over`].
+    pub(crate) fn ask_http(&self, stream: StreamId, request: &HttpRequest<'_>) -> Asked {
+        let mut state = self.state();
+        let State {
+            rules,
+            ended,
+            streams,
+            next_pass,
+        } = &mut *state;
+        if let Some(refusal) = ended {
+            return Asked::Ended(refusal.clone());
+        }
+        let Some(live) = streams.get_mut(&stream) else {
+            return Asked::Ended(Refusal::new(code::POLICY_DENIED, "the stream has ended"));
+        };
+        let What::Door { caller, target, .. } = &live.what else {
+            return Asked::Ended(Refusal::new(
+                code::POLICY_DENIED,
+                "no HTTP on a Control stream",
+            ));
+        };
+        if live.passes.len() >= HTTP_PASSES_MAX {
+            return Asked::Ended(Refusal::new(
+                code::OVERLOADED,
+                "too many requests on one stream",
+            ));
+        }
+        let decision = evaluate_http(&rules.policy, caller, target, request);
+        match decision.verdict {
+            Verdict::Allow => {}
+            // `evaluate_http` never answers AllowHttp; if it did, it would not
+            // be a yes.
+            Verdict::AllowHttp | Verdict::Deny => return Asked::Denied(decision),
+        }
+        let pass = *next_pass;
+        *next_pass += 1;
+        live.passes
+            .insert(pass, (request.method.to_owned(), request.path.to_owned()));
+        Asked::Pass(pass, decision)
+    }
+
+    pub(crate) fn pass_over(&self, stream: StreamId, pass: u64) {
+        if let Some(live) = self.state().streams.get_mut(&stream) {
+            live.passes.remove(&pass);
+        }
+    }
+
+    /// A panic of another holder leaves nothing half done: each method changes
+    /// the state in single steps.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LiveStream {
+    fn still_allowed(&self, rules: &Rules) -> Result<(), Refusal> {
+        let What::Door {
+            caller,
+            target,
+            http,
+        } = &self.what
+        else {
+            return Ok(());
+        };
+        let denied = |decision: &Decision| Refusal::new(code::POLICY_DENIED, denial(decision));
+        let decision = evaluate_open(&rules.policy, caller, target);
+        match (decision.verdict, http) {
+            (Verdict::Deny, _) => return Err(denied(&decision)),
+            // Its requests were never looked at, and now they would have to be.
+            (Verdict::AllowHttp, false) => {
+                let text = "a policy now wants each HTTP request authorized; connect again";
+                return Err(Refusal::new(code::POLICY_DENIED, text));
+            }
+            (Verdict::AllowHttp, true) | (Verdict::Allow, _) => {}
+        }
+        for (method, path) in self.passes.values() {
+            let decision =
+                evaluate_http(&rules.policy, caller, target, &HttpRequest { method, path });
+            if decision.verdict != Verdict::Allow {
+                return Err(denied(&decision));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a denial says to people.
+pub(crate) fn denial(decision: &Decision) -> String {
+    match (&decision.by, &decision.reason) {
+        (_, Some(miss)) => miss.to_string(),
+        (Some(policy), None) => format!("denied by ChannelPolicy {policy}"),
+        (None, None) => "no ChannelPolicy allows it".to_owned(),
+    }
+}

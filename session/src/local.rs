@@ -1,0 +1,112 @@
+//! What a session is given: who this side is, by which rules it plays, and
+//! what time it is.
+
+use std::fmt;
+use std::sync::Arc;
+
+use fairway_channel::{StaticSecret, Time};
+use fairway_identity::{Clock, RevocationList, RootHash, VerifiedTrustSet};
+use fairway_policy::PolicySet;
+
+use crate::doors::Doors;
+
+/// The time of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Monotonic, since an origin that the caller chooses; for timers.
+    pub mono: Time,
+    /// What is known about the wall clock; for credentials.
+    pub clock: Clock,
+}
+
+/// Who this side is. Cheap to clone.
+#[derive(Clone)]
+pub struct Local {
+    pub(crate) secret: StaticSecret,
+    pub(crate) credential: Option<Arc<Credential>>,
+    pub(crate) pin: RootHash,
+    pub(crate) trust: Option<VerifiedTrustSet>,
+    pub(crate) instance: [u8; 16],
+}
+
+/// Both forms of one credential, as issued.
+pub(crate) struct Credential {
+    pub(crate) lean: Vec<u8>,
+    pub(crate) full: Vec<u8>,
+}
+
+impl Local {
+    /// One without a credential: it can dial the authority or a relay and open
+    /// Control streams, nothing else. `pin` is the hash of the root that
+    /// everything hangs on; `instance` is random and names this process.
+    pub fn anonymous(secret: StaticSecret, pin: RootHash, instance: [u8; 16]) -> Self {
+        Self {
+            secret,
+            credential: None,
+            pin,
+            trust: None,
+            instance,
+        }
+    }
+
+    /// With the credential (both forms) that was issued for this secret's
+    /// public key.
+    #[must_use]
+    pub fn with_credential(mut self, lean: Vec<u8>, full: Vec<u8>) -> Self {
+        self.credential = Some(Arc::new(Credential { lean, full }));
+        self
+    }
+
+    /// With the newest trust set known; its version is the floor for what
+    /// peers show.
+    #[must_use]
+    pub fn with_trust(mut self, trust: VerifiedTrustSet) -> Self {
+        self.trust = Some(trust);
+        self
+    }
+
+    /// Whether there is a credential to show.
+    pub fn is_anonymous(&self) -> bool {
+        self.credential.is_none()
+    }
+
+    /// The newest trust set known.
+    pub fn trust(&self) -> Option<&VerifiedTrustSet> {
+        self.trust.as_ref()
+    }
+}
+
+/// Keys and credentials stay out of logs.
+impl fmt::Debug for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Local")
+            .field("anonymous", &self.is_anonymous())
+            .field("trust", &self.trust)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The rules that this side plays by. Cheap to clone. The default denies
+/// everything.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// Who may call what here.
+    pub policy: Arc<PolicySet>,
+    /// Credentials that are dead before their time.
+    pub revoked: Arc<RevocationList>,
+    /// What is offered here.
+    pub doors: Arc<Doors>,
+    /// Whether peers without a credential are let in at all.
+    pub admit: Admit,
+}
+
+/// Who may have a session with this side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Admit {
+    /// Peers with a credential.
+    #[default]
+    Credentialed,
+    /// Also peers without one, for Control streams only. For the authority's
+    /// front and for relays.
+    AlsoAnonymous,
+}

@@ -1,0 +1,105 @@
+//! What is known about the other end of a session.
+
+use std::fmt;
+use std::sync::Arc;
+
+use fairway_identity::{Address, SpiffeId, Subject, VerifiedPeer};
+use fairway_policy::Caller;
+
+/// The other end of an established session, as proven. Cheap to clone.
+///
+/// Made only by a session that has admitted the peer.
+#[derive(Clone)]
+pub struct PeerInfo(Arc<Inner>);
+
+struct Inner {
+    verified: Option<VerifiedPeer>,
+    key: [u8; 32],
+    handshake_hash: [u8; 32],
+    instance: [u8; 16],
+    dialled: Address,
+}
+
+impl PeerInfo {
+    pub(crate) fn new(
+        verified: Option<VerifiedPeer>,
+        key: [u8; 32],
+        handshake_hash: [u8; 32],
+        instance: [u8; 16],
+        dialled: Address,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            verified,
+            key,
+            handshake_hash,
+            instance,
+            dialled,
+        }))
+    }
+
+    /// Who the peer is; `None` for one without a credential, which can have
+    /// Control streams only.
+    pub fn verified(&self) -> Option<&VerifiedPeer> {
+        self.0.verified.as_ref()
+    }
+
+    /// The peer's SPIFFE ID; `None` for one without a credential.
+    pub fn id(&self) -> Option<&SpiffeId> {
+        self.verified().map(VerifiedPeer::id)
+    }
+
+    /// The X25519 key that the handshake proved.
+    pub fn key(&self) -> &[u8; 32] {
+        &self.0.key
+    }
+
+    /// The handshake's hash: equal at both ends, unique to this session.
+    pub fn handshake_hash(&self) -> &[u8; 32] {
+        &self.0.handshake_hash
+    }
+
+    /// Names the peer's process.
+    pub fn instance(&self) -> &[u8; 16] {
+        &self.0.instance
+    }
+
+    /// The name that the initiator dialled.
+    pub fn dialled(&self) -> &Address {
+        &self.0.dialled
+    }
+
+    /// The peer as policies see it.
+    pub(crate) fn caller(&self) -> Option<Caller> {
+        let peer = self.verified()?;
+        Some(match &peer.id().subject {
+            Subject::Device { namespace, name } => Caller::Device {
+                namespace: namespace.as_str().to_owned(),
+                name: name.as_str().to_owned(),
+                attributes: peer.attributes().clone(),
+            },
+            Subject::Workload {
+                namespace,
+                service_account,
+            } => Caller::Workload {
+                namespace: namespace.as_str().to_owned(),
+                service_account: service_account.as_str().to_owned(),
+            },
+        })
+    }
+}
+
+impl fmt::Display for PeerInfo {
+    /// The SPIFFE ID, or `anonymous`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.id() {
+            Some(id) => id.fmt(f),
+            None => f.write_str("anonymous"),
+        }
+    }
+}
+
+impl fmt::Debug for PeerInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PeerInfo({self} as {})", self.0.dialled)
+    }
+}
