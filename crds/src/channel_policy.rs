@@ -328,7 +328,7 @@ pub struct WorkloadCallers {
 pub struct DoorSpec {
     /// The port that the pod listens on: a Service's targetPort, as in a NetworkPolicy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "u16", range(min = 1, max = 65535))]
+    #[schemars(with = "u16", range(min = 1, max = 65535), extend("format" = "int32"))]
     pub port: Option<u16>,
     /// A service of a device, by its name in the DeviceIdentity.
     #[serde(default, skip_serializing_if = "Option::is_none")]

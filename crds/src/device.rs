@@ -77,7 +77,7 @@ pub struct DeviceIdentitySpec {
 pub struct CredentialSpec {
     /// Lifetime in seconds; it is renewed at half of it.
     #[serde(default = "default_ttl_seconds")]
-    #[schemars(range(min = limits::CREDENTIAL_TTL_SECONDS_MIN, max = limits::CREDENTIAL_TTL_SECONDS_MAX))]
+    #[schemars(range(min = limits::CREDENTIAL_TTL_SECONDS_MIN, max = limits::CREDENTIAL_TTL_SECONDS_MAX), extend("format" = "int64"))]
     pub ttl_seconds: u32,
 }
 
