@@ -1,68 +1,23 @@
-//! Credentials: CWTs in COSE_Sign1 that bind a name to a handshake key.
-#![allow(clippy::todo)]
+//! Credentials: CWTs (RFC 8392) in COSE_Sign1 that bind a name to a handshake
+//! key.
+//!
+//! This file writes them and reads what they claim. Whether to believe it is
+//! decided in [`crate::trust`].
 
 use std::collections::BTreeMap;
 use std::fmt;
 
+use ciborium::Value;
+use coset::cwt::{ClaimName, ClaimsSet, Timestamp};
+use coset::{AsCborValue, iana};
+
+use crate::cbor;
+use crate::cose::{self, Kind, SealError, Unverified};
 use crate::key::{SignError, Signer};
 use crate::limits;
-use crate::name::{Label, NameError, SpiffeId};
+use crate::name::{Label, NameError, SpiffeId, Subject};
 use crate::time::UnixSeconds;
 use crate::trust::IssuerId;
-
-/// The serial number of a credential (`cti`), chosen at random by the issuer.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Serial(pub [u8; 16]);
-
-/// The UID of the Kubernetes object behind a credential: the DeviceIdentity's,
-/// or the pod's. A new object under an old name has another UID.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Uid(Box<str>);
-
-impl Uid {
-    /// Checks that `text` is 1 to 36 printable ASCII characters.
-    pub fn new(_text: &str) -> Result<Self, NameError> {
-        todo!()
-    }
-    /// The UID as Kubernetes writes it.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Uid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for Uid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.0)
-    }
-}
-
-impl fmt::Display for Serial {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
-    }
-}
-
-impl fmt::Debug for Serial {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// Which of its two forms a credential has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// Everything.
-    Full,
-    /// Without attributes, Services and pod name: for the one handshake
-    /// message that somebody who has not yet said who he is can read.
-    Lean,
-}
 
 /// What a credential says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,51 +38,415 @@ pub struct CredentialClaims {
     pub serial: Serial,
     /// UID of the object behind it.
     pub uid: Uid,
-    /// Attributes of a device; empty for a workload.
+    /// Attributes of a device; must be empty for a workload.
     pub attributes: BTreeMap<String, String>,
     /// Names of the Services (in the workload's own namespace) that the pod
-    /// backs; empty for a device, whose services its own config names.
+    /// backs; must be empty for a device, whose services its own config names.
     pub services: Vec<Label>,
-    /// Host name of the pod where it is to be dialled by name (headless
-    /// Services); `None` for a device.
+    /// Name of the pod where it can be dialled by name (headless Services);
+    /// must be `None` for a device.
     pub pod: Option<Label>,
 }
 
-/// Why a credential was not issued: the claims break a bound, or signing failed.
+/// Which of its two forms a credential has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Everything.
+    Full,
+    /// Without attributes, Services and pod name: for the one handshake
+    /// message that somebody who has not yet said who he is can read.
+    Lean,
+}
+
+/// The serial number of a credential (`cti`), chosen at random by the issuer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Serial(pub [u8; 16]);
+
+impl fmt::Display for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The UID of the Kubernetes object behind a credential: the DeviceIdentity's,
+/// or the pod's. A new object under an old name has another UID.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Uid(Box<str>);
+
+impl Uid {
+    /// Checks that `text` is 1 to [`limits::UID_LEN`] letters, digits or `-`.
+    pub fn new(text: &str) -> Result<Self, NameError> {
+        let what = "UID";
+        if text.is_empty() {
+            return Err(NameError::Empty { what });
+        }
+        if text.len() > limits::UID_LEN {
+            return Err(NameError::TooLong {
+                what,
+                max: limits::UID_LEN,
+                len: text.len(),
+            });
+        }
+        let good = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        match text.chars().find(|&c| !good(c)) {
+            Some(found) => Err(NameError::Character {
+                what,
+                allowed: "letters, digits and '-'",
+                found,
+            }),
+            None => Ok(Self(text.into())),
+        }
+    }
+
+    /// The UID as Kubernetes writes it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+/// Why a credential was not issued. All but `Sign` are mistakes of the caller:
+/// what the CRDs admit breaks no bound.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
+    /// Claims break one of the bounds in [`limits`], or contradict each other.
+    #[error("claims of {id} cannot be certified: {what}")]
+    Bound {
+        /// Whose claims.
+        id: Box<SpiffeId>,
+        /// Which bound.
+        what: &'static str,
+    },
+    /// The issuer's key is not Ed25519, or is not the one that `issuer` names.
+    #[error("the signing key is not the Ed25519 key that the claims name as issuer")]
+    WrongKey,
+    /// Larger than [`limits::CREDENTIAL_BYTES`]: the bounds contradict each other.
+    #[error("the credential would have {len} bytes; this is a defect in Fairway's bounds")]
+    TooLarge {
+        /// Size in bytes.
+        len: usize,
+    },
     /// The key did not sign.
     #[error("the issuer's key did not sign")]
     Sign(#[source] SignError),
 }
 
-/// Why a credential was not believed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// Why a credential was not believed. Time is checked last: a credential that
+/// is refused as [`CredentialError::Expired`] is genuine in all else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialError {
+    /// Not a credential of the expected form, or one that breaks a bound.
+    #[error("the credential is malformed")]
+    Malformed,
+    /// The trust set does not list its issuer.
+    #[error(
+        "the credential's issuer {0} is not in the trust set; get a newer trust set or a new credential"
+    )]
+    UnknownIssuer(IssuerId),
+    /// The issuer's signature is not under it.
+    #[error("the credential's signature is wrong")]
+    Signature,
+    /// Issued outside the time in which its issuer may issue.
+    #[error("the credential was issued outside its issuer's time")]
+    IssuerWindow,
+    /// Its subject is of another trust domain.
+    #[error("the credential is of another trust domain")]
+    ForeignDomain,
+    /// It certifies another key than the one that the handshake proved.
+    #[error("the credential belongs to another key than the peer has proved")]
+    KeyNotProven,
+    /// Issued before the trust set's revocation floor.
+    #[error("the credential was issued before the revocation floor; it needs to be renewed")]
+    BelowFloor,
+    /// Longer than any credential may live, or ends before it begins.
+    #[error("the credential's lifetime is impossible")]
+    Lifetime,
+    /// A clock that is only a floor is not enough to believe this peer.
+    #[error(
+        "the time is not known well enough to believe this credential; get signed time from the authority first"
+    )]
+    ClockNeeded,
+    /// Before its `nbf`.
+    #[error("the credential is not valid yet; check the clocks")]
+    NotYetValid,
     /// Past its `exp`.
     #[error("the credential has expired")]
     Expired,
 }
 
 impl CredentialError {
-    /// The machine-readable word for it, such as `credential-expired`.
+    /// The machine-readable word for it.
     pub fn reason(&self) -> &'static str {
-        todo!()
+        match self {
+            Self::Malformed => "credential-malformed",
+            Self::UnknownIssuer(_) => "credential-issuer-unknown",
+            Self::Signature => "credential-signature-wrong",
+            Self::IssuerWindow => "credential-issuer-expired",
+            Self::ForeignDomain => "credential-foreign-domain",
+            Self::KeyNotProven => "credential-key-mismatch",
+            Self::BelowFloor => "credential-below-floor",
+            Self::Lifetime => "credential-lifetime-impossible",
+            Self::ClockNeeded => "clock-not-trusted",
+            Self::NotYetValid => "credential-not-yet-valid",
+            Self::Expired => "credential-expired",
+        }
     }
 }
 
 /// Issues a credential: at most [`limits::CREDENTIAL_BYTES`] bytes.
 pub fn issue(
-    _claims: &CredentialClaims,
-    _form: Form,
-    _issuer: &dyn Signer,
+    claims: &CredentialClaims,
+    form: Form,
+    issuer: &dyn Signer,
 ) -> Result<Vec<u8>, IssueError> {
-    let _ = limits::CREDENTIAL_BYTES;
-    todo!()
+    check_claims(claims).map_err(|what| IssueError::Bound {
+        id: Box::new(claims.id.clone()),
+        what,
+    })?;
+    if IssuerId::of(&issuer.verifying_key()) != claims.issuer {
+        return Err(IssueError::WrongKey);
+    }
+    let payload = cbor::encode(to_cbor(claims, form));
+    cose::seal(Kind::Credential(form), payload, issuer).map_err(|error| match error {
+        SealError::Algorithm => IssueError::WrongKey,
+        SealError::TooLarge { len } => IssueError::TooLarge { len },
+        SealError::Sign(source) => IssueError::Sign(source),
+    })
 }
 
-/// Splits `names` into those that fit into a credential, in order of name, and
-/// those that are left out and deserve an event.
-pub fn fitting_services(_names: impl IntoIterator<Item = Label>) -> (Vec<Label>, Vec<Label>) {
-    todo!()
+/// Splits `names` into those that fit into one credential, in order of name,
+/// and those that are left out and deserve an event.
+pub fn fitting_services(names: impl IntoIterator<Item = Label>) -> (Vec<Label>, Vec<Label>) {
+    let names: std::collections::BTreeSet<Label> = names.into_iter().collect();
+    let mut taken = Vec::new();
+    let mut left_out = Vec::new();
+    let mut room = limits::SERVICES_BYTES;
+    for name in names {
+        let len = name.as_str().len();
+        if taken.len() < limits::SERVICES && len <= room {
+            room -= len;
+            taken.push(name);
+        } else {
+            left_out.push(name);
+        }
+    }
+    (taken, left_out)
 }
+
+/// What a credential claims, and the envelope by which to check it.
+pub(crate) fn read(
+    bytes: &[u8],
+    form: Form,
+) -> Result<(CredentialClaims, Unverified), CredentialError> {
+    let envelope =
+        cose::open(Kind::Credential(form), bytes).map_err(|_| CredentialError::Malformed)?;
+    let claims = from_cbor(envelope.payload(), form).ok_or(CredentialError::Malformed)?;
+    check_claims(&claims).map_err(|_| CredentialError::Malformed)?;
+    Ok((claims, envelope))
+}
+
+/// The bounds that hold for every credential; the same at both ends.
+fn check_claims(claims: &CredentialClaims) -> Result<(), &'static str> {
+    check_times(claims)?;
+    match &claims.id.subject {
+        Subject::Device { .. } if !claims.services.is_empty() || claims.pod.is_some() => {
+            Err("a device's credential has no Services and no pod")
+        }
+        Subject::Workload { .. } if !claims.attributes.is_empty() => {
+            Err("a workload's credential has no attributes")
+        }
+        Subject::Device { .. } => check_attributes(&claims.attributes),
+        Subject::Workload { .. } => check_services(&claims.services),
+    }
+}
+
+fn check_times(claims: &CredentialClaims) -> Result<(), &'static str> {
+    let latest = UnixSeconds(i64::MAX.unsigned_abs());
+    if claims.expires > latest || claims.issued_at > latest {
+        return Err("a time is beyond what a CWT can say");
+    }
+    if claims.not_before >= claims.expires {
+        return Err("it ends before it begins");
+    }
+    Ok(())
+}
+
+/// Bounds on a device's attributes; the CRD's schema has the same.
+fn check_attributes(attributes: &BTreeMap<String, String>) -> Result<(), &'static str> {
+    let printable = |text: &str| text.bytes().all(|b| (0x20..0x7f).contains(&b));
+    let mut bytes = 0;
+    for (key, value) in attributes {
+        if key.is_empty() || key.len() > limits::ATTRIBUTE_KEY_LEN || !printable(key) {
+            return Err("an attribute's key is empty, too long or not printable ASCII");
+        }
+        if value.len() > limits::ATTRIBUTE_VALUE_LEN || !printable(value) {
+            return Err("an attribute's value is too long or not printable ASCII");
+        }
+        bytes += key.len() + value.len();
+    }
+    if attributes.len() > limits::ATTRIBUTES || bytes > limits::ATTRIBUTES_BYTES {
+        return Err("too many attributes, or too long together");
+    }
+    Ok(())
+}
+
+fn check_services(services: &[Label]) -> Result<(), &'static str> {
+    let bytes: usize = services.iter().map(|name| name.as_str().len()).sum();
+    if services.len() > limits::SERVICES || bytes > limits::SERVICES_BYTES {
+        return Err("too many Services, or their names are too long together");
+    }
+    Ok(())
+}
+
+fn to_cbor(claims: &CredentialClaims, form: Form) -> Value {
+    let seconds = |time: UnixSeconds| {
+        Some(Timestamp::WholeSeconds(
+            i64::try_from(time.0).unwrap_or(i64::MAX),
+        ))
+    };
+    let text = |text: &str| Value::Text(text.to_owned());
+    let mut rest = vec![
+        (CNF, confirmation(&claims.handshake_key)),
+        (ClaimName::Text(UID.into()), text(claims.uid.as_str())),
+    ];
+    if form == Form::Full {
+        if !claims.attributes.is_empty() {
+            let entry = |(key, value): (&String, &String)| (text(key), text(value));
+            let map = claims.attributes.iter().map(entry).collect();
+            rest.push((ClaimName::Text(ATTRIBUTES.into()), Value::Map(map)));
+        }
+        if !claims.services.is_empty() {
+            let names = claims
+                .services
+                .iter()
+                .map(|name| text(name.as_str()))
+                .collect();
+            rest.push((ClaimName::Text(SERVICES.into()), Value::Array(names)));
+        }
+        if let Some(pod) = &claims.pod {
+            rest.push((ClaimName::Text(POD.into()), text(pod.as_str())));
+        }
+    }
+    let set = ClaimsSet {
+        issuer: Some(claims.issuer.to_string()),
+        subject: Some(claims.id.to_string()),
+        audience: None,
+        expiration_time: seconds(claims.expires),
+        not_before: seconds(claims.not_before),
+        issued_at: seconds(claims.issued_at),
+        cwt_id: Some(claims.serial.0.to_vec()),
+        rest,
+    };
+    set.to_cbor_value()
+        .expect("claims of our own making encode")
+}
+
+/// Reads the claims; `None` if one is missing or not of its type. Claims that
+/// this version does not know are left alone, so that later ones may add some;
+/// an audience is refused, since it would restrict what we do not check.
+fn from_cbor(payload: &[u8], form: Form) -> Option<CredentialClaims> {
+    let value = cbor::decode(payload, limits::CREDENTIAL_BYTES).ok()?;
+    let set = ClaimsSet::from_cbor_value(value).ok()?;
+    if set.audience.is_some() {
+        return None;
+    }
+    let mut handshake_key = None;
+    let mut uid = None;
+    let mut attributes = BTreeMap::new();
+    let mut services = Vec::new();
+    let mut pod = None;
+    for (name, value) in set.rest {
+        match &name {
+            name if *name == CNF => handshake_key = Some(read_confirmation(value)?),
+            ClaimName::Text(name) => match (name.as_str(), form) {
+                (UID, _) => uid = Some(Uid::new(value.as_text()?).ok()?),
+                (ATTRIBUTES, Form::Full) => attributes = read_attributes(value)?,
+                (SERVICES, Form::Full) => services = read_services(value)?,
+                (POD, Form::Full) => pod = Some(Label::new(value.as_text()?).ok()?),
+                (ATTRIBUTES | SERVICES | POD, Form::Lean) => return None,
+                _ => {}
+            },
+            ClaimName::Assigned(_) | ClaimName::PrivateUse(_) => {}
+        }
+    }
+    Some(CredentialClaims {
+        issuer: set.issuer?.parse().ok()?,
+        id: set.subject?.parse().ok()?,
+        handshake_key: handshake_key?,
+        not_before: seconds(set.not_before)?,
+        expires: seconds(set.expiration_time)?,
+        issued_at: seconds(set.issued_at)?,
+        serial: Serial(set.cwt_id?.try_into().ok()?),
+        uid: uid?,
+        attributes,
+        services,
+        pod,
+    })
+}
+
+fn seconds(time: Option<Timestamp>) -> Option<UnixSeconds> {
+    match time? {
+        Timestamp::WholeSeconds(seconds) => u64::try_from(seconds).ok().map(UnixSeconds),
+        Timestamp::FractionalSeconds(_) => None,
+    }
+}
+
+fn read_attributes(value: Value) -> Option<BTreeMap<String, String>> {
+    let entry =
+        |(key, value): (Value, Value)| Some((key.into_text().ok()?, value.into_text().ok()?));
+    value.into_map().ok()?.into_iter().map(entry).collect()
+}
+
+fn read_services(value: Value) -> Option<Vec<Label>> {
+    let name = |value: Value| Label::new(value.as_text()?).ok();
+    value.into_array().ok()?.into_iter().map(name).collect()
+}
+
+/// `cnf` (RFC 8747): `{1 (COSE_Key): {1 (kty): 1 (OKP), -1 (crv): 4 (X25519), -2 (x): key}}`.
+fn confirmation(key: &[u8; 32]) -> Value {
+    let int = |n: i64| Value::Integer(n.into());
+    let cose_key = Value::Map(vec![
+        (int(1), int(1)),
+        (int(-1), int(4)),
+        (int(-2), Value::Bytes(key.to_vec())),
+    ]);
+    Value::Map(vec![(int(1), cose_key)])
+}
+
+fn read_confirmation(value: Value) -> Option<[u8; 32]> {
+    // Deterministic CBOR has one spelling, so comparing values is enough.
+    let Value::Map(outer) = &value else {
+        return None;
+    };
+    let [(_, Value::Map(cose_key))] = &outer[..] else {
+        return None;
+    };
+    let [_, _, (_, Value::Bytes(x))] = &cose_key[..] else {
+        return None;
+    };
+    let key: [u8; 32] = x.as_slice().try_into().ok()?;
+    (confirmation(&key) == value).then_some(key)
+}
+
+const CNF: ClaimName = ClaimName::Assigned(iana::CwtClaimName::Cnf);
+const UID: &str = "uid";
+const ATTRIBUTES: &str = "att";
+const SERVICES: &str = "svc";
+const POD: &str = "pod";

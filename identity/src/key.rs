@@ -21,6 +21,12 @@ pub enum KeyError {
     /// Not base64url text without padding.
     #[error("the text of a public key must be base64url without padding")]
     Text,
+    /// A hash or an id that is not so many hexadecimal digits.
+    #[error("expected {digits} hexadecimal digits in lower case")]
+    Hex {
+        /// How many.
+        digits: usize,
+    },
 }
 
 /// A signer could not sign; for a hardware key this may pass.

@@ -1,33 +1,195 @@
 //! The trust set: which keys may issue, signed by the root; and the one place
 //! where a credential becomes a [`VerifiedPeer`].
-#![allow(clippy::todo)]
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use aws_lc_rs::digest;
+use ciborium::Value;
+use data_encoding::HEXLOWER;
+
 use crate::address::Address;
-use crate::credential::{CredentialClaims, CredentialError, Form, Serial, Uid};
+use crate::cbor::{self, CborError, Fields};
+use crate::cose::{self, Kind, SealError};
+use crate::credential::{self, CredentialClaims, CredentialError, Form, Serial, Uid};
 use crate::key::{KeyError, SignError, Signer, VerifyingKey};
-use crate::name::{Label, SpiffeId, TrustDomain};
+use crate::limits;
+use crate::name::{Label, SpiffeId, Subject, TrustDomain};
 use crate::time::{Clock, UnixSeconds};
+
+/// What the root says about whom to trust.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustSet {
+    /// Rises with every change; an endpoint never goes back.
+    pub version: u64,
+    /// The domain it speaks for.
+    pub trust_domain: TrustDomain,
+    /// The root's own key.
+    pub root: VerifyingKey,
+    /// Keys that may issue: at most [`limits::ISSUERS`].
+    pub issuers: Vec<Issuer>,
+    /// Who is the authority.
+    pub authority: SpiffeId,
+    /// Who are the relays.
+    pub relay: SpiffeId,
+    /// Credentials issued before this are void.
+    pub revocation_floor: UnixSeconds,
+}
+
+impl TrustSet {
+    /// Signs the trust set with the root's key.
+    pub fn sign(&self, root: &dyn Signer) -> Result<Vec<u8>, TrustSetError> {
+        self.check().map_err(TrustSetError::Bound)?;
+        if root.verifying_key() != self.root {
+            return Err(TrustSetError::WrongKey);
+        }
+        let payload = cbor::encode(self.to_cbor());
+        cose::seal(Kind::TrustSet, payload, root).map_err(|error| match error {
+            SealError::Algorithm => TrustSetError::WrongKey,
+            SealError::TooLarge { .. } => TrustSetError::Bound("it is too large"),
+            SealError::Sign(source) => TrustSetError::Sign(source),
+        })
+    }
+
+    /// The issuer with this id.
+    pub fn issuer(&self, id: IssuerId) -> Option<&Issuer> {
+        self.issuers
+            .iter()
+            .find(|issuer| IssuerId::of(&issuer.key) == id)
+    }
+
+    /// What must hold for every trust set; the same at both ends.
+    fn check(&self) -> Result<(), &'static str> {
+        let is_ed25519 = |key: &VerifyingKey| matches!(key, VerifyingKey::Ed25519(_));
+        if !is_ed25519(&self.root) || !self.issuers.iter().all(|issuer| is_ed25519(&issuer.key)) {
+            return Err("root and issuers need Ed25519 keys");
+        }
+        if self.issuers.len() > limits::ISSUERS {
+            return Err("it has too many issuers");
+        }
+        for id in [&self.authority, &self.relay] {
+            if id.trust_domain != self.trust_domain {
+                return Err("authority and relay must be of its own trust domain");
+            }
+        }
+        if self.authority == self.relay {
+            return Err("authority and relay must not be the same");
+        }
+        Ok(())
+    }
+
+    fn to_cbor(&self) -> Value {
+        let issuer = |issuer: &Issuer| {
+            cbor::map([
+                (1, Value::Bytes(issuer.key.to_cose_key())),
+                (2, cbor::uint(issuer.not_before.0)),
+                (3, cbor::uint(issuer.expires.0)),
+            ])
+        };
+        cbor::map([
+            (1, cbor::uint(self.version)),
+            (2, Value::Text(self.trust_domain.to_string())),
+            (3, Value::Bytes(self.root.to_cose_key())),
+            (4, Value::Array(self.issuers.iter().map(issuer).collect())),
+            (5, Value::Text(self.authority.to_string())),
+            (6, Value::Text(self.relay.to_string())),
+            (7, cbor::uint(self.revocation_floor.0)),
+        ])
+    }
+
+    fn from_cbor(payload: &[u8]) -> Result<Self, CborError> {
+        let mut fields = Fields::new(cbor::decode(payload, limits::TRUST_SET_BYTES)?)?;
+        let key = |bytes: Vec<u8>| VerifyingKey::from_cose_key(&bytes).map_err(|_| CborError);
+        let id = |text: String| text.parse::<SpiffeId>().map_err(|_| CborError);
+        let issuer = |value: Value| {
+            let mut fields = Fields::new(value)?;
+            Ok(Issuer {
+                key: key(fields.bytes(1)?)?,
+                not_before: UnixSeconds(fields.uint(2)?),
+                expires: UnixSeconds(fields.uint(3)?),
+            })
+        };
+        Ok(Self {
+            version: fields.uint(1)?,
+            trust_domain: TrustDomain::new(&fields.text(2)?).map_err(|_| CborError)?,
+            root: key(fields.bytes(3)?)?,
+            issuers: fields
+                .array(4)?
+                .into_iter()
+                .map(issuer)
+                .collect::<Result<_, _>>()?,
+            authority: id(fields.text(5)?)?,
+            relay: id(fields.text(6)?)?,
+            revocation_floor: UnixSeconds(fields.uint(7)?),
+        })
+    }
+}
+
+/// A key that may issue credentials, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issuer {
+    /// Its key; its id is [`IssuerId::of`] it.
+    pub key: VerifyingKey,
+    /// What it says to have issued before is void.
+    pub not_before: UnixSeconds,
+    /// From then on everything that it issued is void, whatever lifetime it
+    /// was given.
+    pub expires: UnixSeconds,
+}
+
+/// Names an issuer key: the first 8 bytes of the SHA-256 of its COSE_Key.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IssuerId([u8; 8]);
+
+impl IssuerId {
+    /// The id of `key`.
+    pub fn of(key: &VerifyingKey) -> Self {
+        let mut id = [0; 8];
+        id.copy_from_slice(&sha256(&key.to_cose_key())[..8]);
+        Self(id)
+    }
+}
+
+impl fmt::Display for IssuerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&HEXLOWER.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for IssuerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for IssuerId {
+    type Err = KeyError;
+
+    /// Reads 16 hexadecimal digits.
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        decode_hex(text)
+            .map(Self)
+            .ok_or(KeyError::Hex { digits: 16 })
+    }
+}
 
 /// SHA-256 of the root's COSE_Key: what tickets and injected pods pin.
 /// In text: 64 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RootHash(pub [u8; 32]);
 
 impl RootHash {
     /// The hash of `root`.
-    pub fn of(_root: &VerifyingKey) -> Self {
-        todo!()
+    pub fn of(root: &VerifyingKey) -> Self {
+        Self(sha256(&root.to_cose_key()))
     }
 }
 
 impl fmt::Display for RootHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+        f.write_str(&HEXLOWER.encode(&self.0))
     }
 }
 
@@ -39,87 +201,70 @@ impl fmt::Debug for RootHash {
 
 impl FromStr for RootHash {
     type Err = KeyError;
-    fn from_str(_text: &str) -> Result<Self, KeyError> {
-        todo!()
+
+    /// Reads 64 hexadecimal digits.
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        decode_hex(text)
+            .map(Self)
+            .ok_or(KeyError::Hex { digits: 64 })
     }
-}
-
-/// Names an issuer key: the first 8 bytes of the SHA-256 of its COSE_Key.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct IssuerId([u8; 8]);
-
-impl IssuerId {
-    /// The id of `key`.
-    pub fn of(_key: &VerifyingKey) -> Self {
-        todo!()
-    }
-}
-
-impl fmt::Display for IssuerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
-    }
-}
-
-impl fmt::Debug for IssuerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// A key that may issue credentials, and when.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Issuer {
-    /// Its key; its id is [`IssuerId::of`] it.
-    pub key: VerifyingKey,
-    /// What it signed before is void.
-    pub not_before: UnixSeconds,
-    /// What it signed from then on is void.
-    pub expires: UnixSeconds,
-}
-
-/// What the root says about whom to trust.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TrustSet {
-    /// Rises with every change; an endpoint never goes back.
-    pub version: u64,
-    /// The domain it speaks for.
-    pub trust_domain: TrustDomain,
-    /// The root's own key.
-    pub root: VerifyingKey,
-    /// Keys that may issue: at most [`crate::limits::ISSUERS`].
-    pub issuers: Vec<Issuer>,
-    /// Who is the authority.
-    pub authority: SpiffeId,
-    /// Who are the relays.
-    pub relay: SpiffeId,
-    /// Credentials issued before this are void.
-    pub revocation_floor: UnixSeconds,
 }
 
 /// Why a trust set was not made or not believed.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustSetError {
+    /// Breaks a bound. From `sign` this is the caller's mistake.
+    #[error("the trust set breaks a rule: {0}")]
+    Bound(&'static str),
+    /// Another key is to sign than the one that the trust set names as root.
+    #[error("the signing key is not the Ed25519 key that the trust set names as root")]
+    WrongKey,
     /// The key did not sign.
     #[error("the root's key did not sign")]
     Sign(#[source] SignError),
+    /// Not a signed trust set.
+    #[error("the trust set is malformed")]
+    Malformed,
+    /// Its root is not the pinned one.
+    #[error(
+        "the trust set is of root {found}, but {pinned} is pinned; this is another installation, or its root was replaced: enrol again"
+    )]
+    RootMismatch {
+        /// Hash of the root it names.
+        found: RootHash,
+        /// Hash that was expected.
+        pinned: RootHash,
+    },
+    /// The root's signature is not under it.
+    #[error("the trust set's signature is wrong")]
+    Signature,
+    /// Older than one that was seen before.
+    #[error("the trust set has version {version}, older than {floor} which was seen before")]
+    Outdated {
+        /// Its version.
+        version: u64,
+        /// The newest version seen.
+        floor: u64,
+    },
 }
 
 impl TrustSetError {
-    /// The machine-readable word for it, such as `root-mismatch`.
+    /// The machine-readable word for it.
     pub fn reason(&self) -> &'static str {
-        todo!()
+        match self {
+            Self::Bound(_) => "trust-set-out-of-bounds",
+            Self::WrongKey => "trust-set-wrong-key",
+            Self::Sign(_) => "signing-failed",
+            Self::Malformed => "trust-set-malformed",
+            Self::RootMismatch { .. } => "root-mismatch",
+            Self::Signature => "trust-set-signature-wrong",
+            Self::Outdated { .. } => "trust-set-outdated",
+        }
     }
 }
 
-impl TrustSet {
-    /// Signs the trust set with the root's key.
-    pub fn sign(&self, _root: &dyn Signer) -> Result<Vec<u8>, TrustSetError> {
-        todo!()
-    }
-}
-
-/// A trust set whose signature was checked against a pinned root. Cheap to clone.
+/// A trust set whose signature was checked against a pinned root. Cheap to
+/// clone.
 #[derive(Clone)]
 pub struct VerifiedTrustSet(Arc<Inner>);
 
@@ -128,25 +273,36 @@ struct Inner {
     bytes: Vec<u8>,
 }
 
-impl fmt::Debug for VerifiedTrustSet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VerifiedTrustSet")
-            .field("version", &self.0.set.version)
-            .finish_non_exhaustive()
-    }
-}
-
 impl VerifiedTrustSet {
-    /// Checks `bytes` against the pinned root; refuses a version below `floor_version`.
-    pub fn verify(
-        _bytes: &[u8],
-        _pin: &RootHash,
-        _floor_version: u64,
-    ) -> Result<Self, TrustSetError> {
-        todo!()
+    /// Checks `bytes` against the pinned root; refuses a version below
+    /// `floor_version`, the newest that the caller has seen (0 at first).
+    pub fn verify(bytes: &[u8], pin: &RootHash, floor_version: u64) -> Result<Self, TrustSetError> {
+        let envelope = cose::open(Kind::TrustSet, bytes).map_err(|_| TrustSetError::Malformed)?;
+        let set = TrustSet::from_cbor(envelope.payload()).map_err(|_| TrustSetError::Malformed)?;
+        let found = RootHash::of(&set.root);
+        if found != *pin {
+            return Err(TrustSetError::RootMismatch {
+                found,
+                pinned: *pin,
+            });
+        }
+        if !envelope.is_signed_by(&set.root) {
+            return Err(TrustSetError::Signature);
+        }
+        set.check().map_err(TrustSetError::Bound)?;
+        if set.version < floor_version {
+            return Err(TrustSetError::Outdated {
+                version: set.version,
+                floor: floor_version,
+            });
+        }
+        Ok(Self(Arc::new(Inner {
+            set,
+            bytes: bytes.to_vec(),
+        })))
     }
 
-    /// The signed bytes, to be passed on.
+    /// The signed bytes, to be passed on or kept.
     pub fn bytes(&self) -> &[u8] {
         &self.0.bytes
     }
@@ -161,19 +317,83 @@ impl VerifiedTrustSet {
         self.0.set.version
     }
 
-    /// Checks a credential and that the handshake proved its key
-    /// (`proven_key`): the one maker of a [`VerifiedPeer`].
+    /// Checks a credential, and that it certifies the key that the handshake
+    /// proved (`proven_key`): the one maker of a [`VerifiedPeer`].
     ///
-    /// With [`Clock::Floor`] only "not expired at the floor" is checked, and
-    /// only the authority and relays pass.
+    /// With [`Clock::Floor`] nothing but "not expired at the floor" can be
+    /// said of its time, and only the authority and relays pass.
     pub fn verify_credential(
         &self,
-        _bytes: &[u8],
-        _form: Form,
-        _proven_key: &[u8; 32],
-        _clock: Clock,
+        bytes: &[u8],
+        form: Form,
+        proven_key: &[u8; 32],
+        clock: Clock,
     ) -> Result<VerifiedPeer, CredentialError> {
-        todo!()
+        let (claims, envelope) = credential::read(bytes, form)?;
+        let set = &self.0.set;
+        let issuer = set
+            .issuer(claims.issuer)
+            .ok_or(CredentialError::UnknownIssuer(claims.issuer))?;
+        if !envelope.is_signed_by(&issuer.key) {
+            return Err(CredentialError::Signature);
+        }
+        if claims.id.trust_domain != set.trust_domain {
+            return Err(CredentialError::ForeignDomain);
+        }
+        if claims.handshake_key != *proven_key {
+            return Err(CredentialError::KeyNotProven);
+        }
+        if claims.issued_at < set.revocation_floor {
+            return Err(CredentialError::BelowFloor);
+        }
+        if claims.issued_at < issuer.not_before || claims.issued_at >= issuer.expires {
+            return Err(CredentialError::IssuerWindow);
+        }
+        let expires = claims.expires.min(issuer.expires);
+        self.check_time(&claims, expires, clock)?;
+        Ok(VerifiedPeer {
+            claims: Arc::new(claims),
+            form,
+            expires,
+        })
+    }
+
+    fn check_time(
+        &self,
+        claims: &CredentialClaims,
+        expires: UnixSeconds,
+        clock: Clock,
+    ) -> Result<(), CredentialError> {
+        if claims.expires.since(claims.not_before) > limits::CREDENTIAL_SECONDS
+            || claims.expires.since(claims.issued_at) > limits::CREDENTIAL_SECONDS
+        {
+            return Err(CredentialError::Lifetime);
+        }
+        match clock {
+            Clock::Trusted(now) => {
+                if claims.not_before > now.plus(limits::NOT_BEFORE_LEEWAY_SECONDS) {
+                    return Err(CredentialError::NotYetValid);
+                }
+            }
+            Clock::Floor(_) => {
+                let id = &claims.id;
+                if *id != self.0.set.authority && *id != self.0.set.relay {
+                    return Err(CredentialError::ClockNeeded);
+                }
+            }
+        }
+        if clock.at_least() >= expires {
+            return Err(CredentialError::Expired);
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for VerifiedTrustSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VerifiedTrustSet")
+            .field("set", &self.0.set)
+            .finish_non_exhaustive()
     }
 }
 
@@ -183,6 +403,8 @@ impl VerifiedTrustSet {
 pub struct VerifiedPeer {
     claims: Arc<CredentialClaims>,
     form: Form,
+    /// The earlier of the credential's and its issuer's end.
+    expires: UnixSeconds,
 }
 
 impl VerifiedPeer {
@@ -190,42 +412,81 @@ impl VerifiedPeer {
     pub fn id(&self) -> &SpiffeId {
         &self.claims.id
     }
+
     /// UID of the object behind it.
     pub fn uid(&self) -> &Uid {
         &self.claims.uid
     }
-    /// Signed attributes; empty in the lean form.
+
+    /// Signed attributes; empty for a workload, and in the lean form.
     pub fn attributes(&self) -> &BTreeMap<String, String> {
         &self.claims.attributes
     }
-    /// Services that the pod backs; empty in the lean form.
+
+    /// Services that the pod backs; empty for a device, and in the lean form.
     pub fn services(&self) -> &[Label] {
         &self.claims.services
     }
+
     /// Serial of the credential.
     pub fn serial(&self) -> Serial {
         self.claims.serial
     }
+
     /// When the credential was issued.
     pub fn issued_at(&self) -> UnixSeconds {
         self.claims.issued_at
     }
-    /// When the credential ends.
+
+    /// When the credential ends: its own `exp`, or its issuer's end if that
+    /// comes earlier.
     pub fn expires(&self) -> UnixSeconds {
-        self.claims.expires
+        self.expires
     }
+
     /// The proven handshake key.
     pub fn handshake_key(&self) -> &[u8; 32] {
         &self.claims.handshake_key
     }
+
     /// In which form the credential came.
     pub fn form(&self) -> Form {
         self.form
     }
-    /// Whether this peer is whom `address` names. A Service or pod is never
-    /// answered by a lean credential.
-    pub fn answers_to(&self, _address: &Address, _trust: &VerifiedTrustSet) -> bool {
-        todo!()
+
+    /// Whether this peer is whom `address` names. A lean credential does not
+    /// say what is needed to answer to a Service or a pod, so it never does.
+    pub fn answers_to(&self, address: &Address, trust: &VerifiedTrustSet) -> bool {
+        let CredentialClaims {
+            id, services, pod, ..
+        } = &*self.claims;
+        let set = trust.trust_set();
+        if id.trust_domain != set.trust_domain {
+            return false;
+        }
+        let backs = |namespace: &Label, service: &Label| match &id.subject {
+            Subject::Workload { namespace: own, .. } => {
+                own == namespace && services.contains(service)
+            }
+            Subject::Device { .. } => false,
+        };
+        match address {
+            Address::Device { namespace, name } => match &id.subject {
+                Subject::Device {
+                    namespace: own,
+                    name: own_name,
+                } => own == namespace && own_name == name,
+                Subject::Workload { .. } => false,
+            },
+            Address::Service { namespace, service } => backs(namespace, service),
+            Address::Pod {
+                namespace,
+                service,
+                pod: wanted,
+            } => backs(namespace, service) && pod.as_ref() == Some(wanted),
+            Address::Authority => *id == set.authority,
+            Address::Relay => *id == set.relay,
+        }
     }
 }
 
@@ -237,4 +498,17 @@ impl fmt::Debug for VerifiedPeer {
             self.claims.id, self.form, self.claims.serial
         )
     }
+}
+
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    hash
+}
+
+fn decode_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    if text.len() != 2 * N {
+        return None;
+    }
+    HEXLOWER.decode(text.as_bytes()).ok()?.try_into().ok()
 }
