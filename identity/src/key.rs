@@ -190,3 +190,127 @@ const P256_BETWEEN: [u8; 3] = [0x22, 0x58, 0x20];
 
 /// First byte of an uncompressed point (SEC 1 section 2.3.3).
 const UNCOMPRESSED: u8 = 0x04;
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::rand::SystemRandom;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ed25519() -> Ed25519Key {
+        Ed25519Key::from_seed([5; 32])
+    }
+
+    /// A P-256 key as a TPM would hold it: only through the trait.
+    struct P256Key(signature::EcdsaKeyPair);
+
+    impl P256Key {
+        fn generate() -> Self {
+            let algorithm = &signature::ECDSA_P256_SHA256_FIXED_SIGNING;
+            Self(signature::EcdsaKeyPair::generate(algorithm).unwrap())
+        }
+    }
+
+    impl Signer for P256Key {
+        fn verifying_key(&self) -> VerifyingKey {
+            VerifyingKey::P256(self.0.public_key().as_ref().try_into().unwrap())
+        }
+
+        fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
+            Ok(self
+                .0
+                .sign(&SystemRandom::new(), message)
+                .unwrap()
+                .as_ref()
+                .to_vec())
+        }
+    }
+
+    #[test]
+    fn both_kinds_sign_and_verify() {
+        let signers: [&dyn Signer; 2] = [&ed25519(), &P256Key::generate()];
+        for signer in signers {
+            let key = signer.verifying_key();
+            let signature = signer.sign(b"message").unwrap();
+            assert!(key.verify(b"message", &signature));
+            assert!(!key.verify(b"massage", &signature));
+            assert!(!key.verify(b"message", &signature[..63]));
+            assert!(!key.verify(b"message", &[&signature[..], &[0]].concat()));
+            assert!(!key.verify(b"message", &[]));
+            let other = Ed25519Key::from_seed([6; 32]).verifying_key();
+            assert!(!other.verify(b"message", &signature));
+        }
+    }
+
+    #[test]
+    fn ed25519_matches_rfc_8032() {
+        // Section 7.1, test 2.
+        let hex = |text: &str| data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap();
+        let seed = hex("4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb");
+        let public = hex("3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c");
+        let signature = hex(
+            "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da\
+             085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00",
+        );
+        let key = Ed25519Key::from_seed(seed.try_into().unwrap());
+        assert_eq!(
+            key.verifying_key(),
+            VerifyingKey::Ed25519(public.try_into().unwrap())
+        );
+        assert_eq!(key.sign(&[0x72]).unwrap(), signature);
+    }
+
+    #[test]
+    fn keys_round_trip_in_bytes_and_text() {
+        for key in [
+            ed25519().verifying_key(),
+            P256Key::generate().verifying_key(),
+        ] {
+            assert_eq!(VerifyingKey::from_cose_key(&key.to_cose_key()), Ok(key));
+            assert_eq!(key.to_string().parse(), Ok(key));
+            assert!(key.to_string().len() <= limits::KEY_TEXT_LEN);
+            assert!(
+                crate::cbor::check(&key.to_cose_key(), 100).is_ok(),
+                "deterministic CBOR"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_key() {
+        let good = ed25519().verifying_key().to_cose_key();
+        for len in 0..good.len() {
+            assert_eq!(
+                VerifyingKey::from_cose_key(&good[..len]),
+                Err(KeyError::Form)
+            );
+        }
+        let long = [&good[..], &[0]].concat();
+        assert_eq!(VerifyingKey::from_cose_key(&long), Err(KeyError::Form));
+        let off_curve = VerifyingKey::P256([4; 65]).to_cose_key();
+        assert_eq!(
+            VerifyingKey::from_cose_key(&off_curve),
+            Err(KeyError::Point)
+        );
+        for text in ["ö", "====", &"A".repeat(101)] {
+            assert_eq!(text.parse::<VerifyingKey>(), Err(KeyError::Text), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_seed_is_not_in_debug() {
+        let debug = format!("{:?}", ed25519());
+        assert!(debug.contains(&ed25519().verifying_key().to_string()));
+        assert!(!debug.contains("5, 5, 5"), "{debug}");
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_survived(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            if let Ok(key) = VerifyingKey::from_cose_key(&bytes) {
+                prop_assert_eq!(key.to_cose_key(), bytes);
+            }
+        }
+    }
+}

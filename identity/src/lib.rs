@@ -27,6 +27,8 @@ pub mod trust;
 
 mod cbor;
 mod cose;
+#[cfg(test)]
+mod testing;
 
 pub use address::{Address, AddressError, Destination, HostPort};
 pub use credential::{CredentialClaims, CredentialError, Form, IssueError, Serial, Uid, issue};

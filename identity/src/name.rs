@@ -258,7 +258,7 @@ fn check(what: &'static str, text: &str, max: usize, dots: bool) -> Result<(), N
         });
     }
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if let Some(found) = text.chars().find(|&c| !good(c) && !(dots && c == '.')) {
+    if let Some(found) = text.chars().find(|&c| !(good(c) || dots && c == '.')) {
         let allowed = if dots {
             "lower-case letters, digits, '-' and '.'"
         } else {

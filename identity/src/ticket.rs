@@ -1,25 +1,26 @@
 //! Enrolment tickets: one line of text that lets a device ask for its first
-//! credential.
-#![allow(clippy::todo)]
+//! credential, once.
+//!
+//! `fairway1-` and base32 of: seed (32 bytes), root hash (32), trust domain,
+//! namespace, device, the number of relays and each of them (every text after
+//! a byte with its length), and four bytes of checksum. Base32 because a
+//! ticket is read aloud, typed, and printed as a QR code, where upper-case
+//! letters and digits take little room; upper and lower case mean the same.
 
 use std::fmt;
 use std::str::FromStr;
 
+use data_encoding::BASE32_NOPAD;
+use zeroize::Zeroizing;
+
 use crate::address::HostPort;
-use crate::key::{Ed25519Key, VerifyingKey};
+use crate::key::{Ed25519Key, Signer, VerifyingKey};
+use crate::limits;
 use crate::name::{Label, TrustDomain};
-use crate::trust::RootHash;
+use crate::trust::{RootHash, sha256};
 
-/// Why a ticket could not be made or read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TicketError {
-    /// Checksum or alphabet wrong.
-    #[error("the ticket is damaged: copy it again, the whole line")]
-    Damaged,
-}
-
-/// A ticket, private half of its key included. Displaying it gives the secret
-/// text away; `Debug` does not.
+/// A ticket, private half of its key included. `Display` is the secret text
+/// that the device needs; `Debug` leaves the secret out.
 pub struct Ticket {
     relays: Vec<HostPort>,
     trust_domain: TrustDomain,
@@ -29,68 +30,166 @@ pub struct Ticket {
     key: Ed25519Key,
 }
 
-impl Ticket {
-    /// Makes a ticket; `seed` is fresh randomness.
-    pub fn new(
-        _relays: Vec<HostPort>,
-        _trust_domain: TrustDomain,
-        _root: RootHash,
-        _namespace: Label,
-        _device: Label,
-        _seed: [u8; 32],
-    ) -> Result<Self, TicketError> {
-        todo!()
+/// Why a ticket could not be made or read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TicketError {
+    /// Something else than a ticket.
+    #[error("this is not a Fairway ticket: it must begin with fairway1-")]
+    NotATicket,
+    /// A ticket of a later (or no) version.
+    #[error(
+        "this ticket has version {version:?}, and only version 1 is understood; use a newer fairway-device"
+    )]
+    UnsupportedVersion {
+        /// What stands where the version should.
+        version: String,
+    },
+    /// Checksum, alphabet or length wrong.
+    #[error("the ticket is damaged: copy the whole line again, from fairway1- to its end")]
+    Damaged,
+    /// Longer than any ticket.
+    #[error("a ticket has at most {} characters", limits::TICKET_TEXT_LEN)]
+    TooLong,
+    /// The checksum is right, but what is inside makes no sense.
+    #[error("the ticket was made wrongly: {what}; make a new one with a matching kubectl-fairway")]
+    Malformed {
+        /// Which part.
+        what: &'static str,
+    },
+    /// No relay, or too many.
+    #[error(
+        "a ticket needs one to {} relay addresses, not {count}",
+        limits::TICKET_RELAYS
+    )]
+    Relays {
+        /// How many there are.
+        count: usize,
+    },
+}
+
+impl TicketError {
+    /// The machine-readable word for it.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NotATicket => "not-a-ticket",
+            Self::UnsupportedVersion { .. } => "ticket-version-unsupported",
+            Self::Damaged => "ticket-damaged",
+            Self::TooLong => "ticket-too-long",
+            Self::Malformed { .. } => "ticket-malformed",
+            Self::Relays { .. } => "ticket-relays",
+        }
     }
+}
+
+impl Ticket {
+    /// Makes a ticket; `seed` is fresh randomness, the private half of its key.
+    pub fn new(
+        relays: Vec<HostPort>,
+        trust_domain: TrustDomain,
+        root: RootHash,
+        namespace: Label,
+        device: Label,
+        seed: [u8; 32],
+    ) -> Result<Self, TicketError> {
+        if relays.is_empty() || relays.len() > limits::TICKET_RELAYS {
+            return Err(TicketError::Relays {
+                count: relays.len(),
+            });
+        }
+        let key = Ed25519Key::from_seed(seed);
+        let ticket = Self {
+            relays,
+            trust_domain,
+            root,
+            namespace,
+            device,
+            key,
+        };
+        if ticket.text().len() > limits::TICKET_TEXT_LEN {
+            return Err(TicketError::TooLong);
+        }
+        Ok(ticket)
+    }
+
     /// Where relays can be reached.
     pub fn relays(&self) -> &[HostPort] {
         &self.relays
     }
+
     /// The trust domain to join.
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
+
     /// Hash of the root to trust.
     pub fn root(&self) -> &RootHash {
         &self.root
     }
+
     /// Namespace of the device.
     pub fn namespace(&self) -> &Label {
         &self.namespace
     }
+
     /// Name of the device.
     pub fn device(&self) -> &Label {
         &self.device
     }
+
     /// The one-time key that signs the enrolment.
     pub fn key(&self) -> &Ed25519Key {
         &self.key
     }
+
     /// Name of the EnrollmentTicket resource that belongs to this ticket.
     pub fn resource_name(&self) -> String {
-        todo!()
+        resource_name(&self.device, &self.key.verifying_key())
     }
+
     /// The public half as the resource's `spec.publicKey` carries it.
     pub fn public_key_text(&self) -> String {
-        todo!()
+        self.key.verifying_key().to_string()
+    }
+
+    /// The ticket in upper case, which a QR code holds in a third less room.
+    pub fn qr_text(&self) -> Zeroizing<String> {
+        Zeroizing::new(self.text().to_ascii_uppercase())
+    }
+
+    fn text(&self) -> Zeroizing<String> {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(limits::TICKET_TEXT_LEN));
+        bytes.extend_from_slice(self.key.seed());
+        bytes.extend_from_slice(&self.root.0);
+        let relays: Vec<String> = self.relays.iter().map(HostPort::to_string).collect();
+        for text in [
+            self.trust_domain.as_str(),
+            self.namespace.as_str(),
+            self.device.as_str(),
+        ] {
+            push_text(&mut bytes, text);
+        }
+        bytes.push(u8::try_from(relays.len()).expect("bounded by TICKET_RELAYS"));
+        for relay in &relays {
+            push_text(&mut bytes, relay);
+        }
+        let checksum = checksum(&bytes);
+        bytes.extend_from_slice(&checksum);
+        let code = Zeroizing::new(BASE32_NOPAD.encode(&bytes));
+        Zeroizing::new(format!("{PREFIX}{}", code.to_ascii_lowercase()))
     }
 }
 
 /// Name of the EnrollmentTicket resource for `device` and a ticket's public
-/// key: `DEVICE-` and ten characters of the key's hash.
-pub fn resource_name(_device: &Label, _public_key: &VerifyingKey) -> String {
-    todo!()
+/// key: `DEVICE-` and ten characters of the key's hash, so that the device can
+/// name it without being told.
+pub fn resource_name(device: &Label, public_key: &VerifyingKey) -> String {
+    let hash = BASE32_NOPAD.encode(&sha256(&public_key.to_cose_key()));
+    format!("{device}-{}", hash[..10].to_ascii_lowercase())
 }
 
 impl fmt::Display for Ticket {
-    fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        todo!()
-    }
-}
-
-impl FromStr for Ticket {
-    type Err = TicketError;
-    fn from_str(_text: &str) -> Result<Self, TicketError> {
-        todo!()
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text())
     }
 }
 
@@ -99,6 +198,300 @@ impl fmt::Debug for Ticket {
         f.debug_struct("Ticket")
             .field("namespace", &self.namespace)
             .field("device", &self.device)
+            .field("relays", &self.relays)
+            .field("key", &self.key)
             .finish_non_exhaustive()
+    }
+}
+
+impl FromStr for Ticket {
+    type Err = TicketError;
+
+    /// Reads a ticket in any case; white space anywhere (a terminal's line
+    /// breaks) is ignored.
+    fn from_str(text: &str) -> Result<Self, TicketError> {
+        if text.len() > 2 * limits::TICKET_TEXT_LEN {
+            return Err(TicketError::TooLong);
+        }
+        let mut lower = Zeroizing::new(String::with_capacity(text.len()));
+        lower.extend(text.chars().filter(|c| !c.is_ascii_whitespace()));
+        lower.make_ascii_lowercase();
+        if lower.len() > limits::TICKET_TEXT_LEN {
+            return Err(TicketError::TooLong);
+        }
+        let code = strip_prefix(&lower)?;
+        let upper = Zeroizing::new(code.to_ascii_uppercase());
+        let bytes = BASE32_NOPAD
+            .decode(upper.as_bytes())
+            .map_err(|_| TicketError::Damaged)?;
+        parse(&Zeroizing::new(bytes))
+    }
+}
+
+/// Takes `fairway1-` off, or says what stands there instead.
+fn strip_prefix(text: &str) -> Result<&str, TicketError> {
+    if let Some(code) = text.strip_prefix(PREFIX) {
+        return Ok(code);
+    }
+    let rest = text
+        .strip_prefix("fairway")
+        .ok_or(TicketError::NotATicket)?;
+    match rest.split_once('-') {
+        Some((version, _)) if version.len() <= 8 => Err(TicketError::UnsupportedVersion {
+            version: version.to_owned(),
+        }),
+        _ => Err(TicketError::NotATicket),
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Ticket, TicketError> {
+    let (body, sum) = bytes.split_last_chunk::<4>().ok_or(TicketError::Damaged)?;
+    if checksum(body) != *sum {
+        return Err(TicketError::Damaged);
+    }
+    let wrong = |what| TicketError::Malformed { what };
+    let (seed, rest) = body
+        .split_first_chunk::<32>()
+        .ok_or(wrong("it is too short"))?;
+    let (root, rest) = rest
+        .split_first_chunk::<32>()
+        .ok_or(wrong("it is too short"))?;
+    let mut rest = rest;
+    let trust_domain =
+        TrustDomain::new(take_text(&mut rest)?).map_err(|_| wrong("trust domain"))?;
+    let namespace = Label::new(take_text(&mut rest)?).map_err(|_| wrong("namespace"))?;
+    let device = Label::new(take_text(&mut rest)?).map_err(|_| wrong("device"))?;
+    let (&count, mut rest) = rest.split_first().ok_or(wrong("it is too short"))?;
+    let count = usize::from(count);
+    if count == 0 || count > limits::TICKET_RELAYS {
+        return Err(TicketError::Relays { count });
+    }
+    let mut relays = Vec::with_capacity(count);
+    for _ in 0..count {
+        relays.push(
+            take_text(&mut rest)?
+                .parse()
+                .map_err(|_| wrong("relay address"))?,
+        );
+    }
+    if !rest.is_empty() {
+        return Err(wrong("it is too long"));
+    }
+    Ticket::new(
+        relays,
+        trust_domain,
+        RootHash(*root),
+        namespace,
+        device,
+        *seed,
+    )
+}
+
+fn push_text(bytes: &mut Vec<u8>, text: &str) {
+    let len = u8::try_from(text.len()).unwrap_or(u8::MAX);
+    bytes.push(len);
+    bytes.extend_from_slice(&text.as_bytes()[..usize::from(len)]);
+}
+
+fn take_text<'a>(rest: &mut &'a [u8]) -> Result<&'a str, TicketError> {
+    let wrong = || TicketError::Malformed {
+        what: "a text in it",
+    };
+    let (&len, tail) = rest.split_first().ok_or_else(wrong)?;
+    let (text, tail) = tail.split_at_checked(usize::from(len)).ok_or_else(wrong)?;
+    *rest = tail;
+    std::str::from_utf8(text).map_err(|_| wrong())
+}
+
+/// Against typing mistakes, not against attackers.
+fn checksum(body: &[u8]) -> [u8; 4] {
+    let salted = Zeroizing::new([b"fairway v1 ticket checksum", body].concat());
+    let [a, b, c, d, ..] = sha256(&salted);
+    [a, b, c, d]
+}
+
+/// What every ticket begins with, format version included.
+const PREFIX: &str = "fairway1-";
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ticket() -> Ticket {
+        Ticket::new(
+            vec![
+                "203.0.113.9:30740".parse().unwrap(),
+                "relay.example.com:443".parse().unwrap(),
+            ],
+            TrustDomain::new("fairway.local").unwrap(),
+            RootHash([3; 32]),
+            Label::new("factory").unwrap(),
+            Label::new("pump-7").unwrap(),
+            [9; 32],
+        )
+        .unwrap()
+    }
+
+    fn largest() -> Ticket {
+        let label = || Label::new(&"x".repeat(limits::LABEL_LEN)).unwrap();
+        Ticket::new(
+            vec![format!("{}:65535", "r".repeat(40)).parse().unwrap(); limits::TICKET_RELAYS],
+            TrustDomain::new(&"d".repeat(limits::TRUST_DOMAIN_LEN)).unwrap(),
+            RootHash([255; 32]),
+            label(),
+            label(),
+            [255; 32],
+        )
+        .unwrap()
+    }
+
+    fn same(a: &Ticket, b: &Ticket) -> bool {
+        a.to_string() == b.to_string() && a.key().seed() == b.key().seed()
+    }
+
+    #[test]
+    fn tickets_round_trip() {
+        for made in [ticket(), largest()] {
+            let read: Ticket = made.to_string().parse().unwrap();
+            assert!(same(&read, &made));
+            let read: Ticket = made.qr_text().parse().unwrap();
+            assert!(same(&read, &made), "upper case");
+            let text = made.to_string();
+            let (head, tail) = text.split_at(80);
+            let read: Ticket = format!("  {head}\r\n {tail}\n").parse().unwrap();
+            assert!(same(&read, &made), "broken into lines");
+        }
+        assert_eq!(ticket().relays()[1].to_string(), "relay.example.com:443");
+        assert_eq!(ticket().device(), &"pump-7");
+    }
+
+    #[test]
+    fn a_usual_ticket_is_one_short_line() {
+        let text = ticket().to_string();
+        assert!(text.len() < 300, "{}", text.len());
+        assert!(
+            text.bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        );
+    }
+
+    #[test]
+    fn long_hosts_do_not_fit() {
+        let long = format!("{}.{}.{}:1", "a".repeat(60), "b".repeat(60), "c".repeat(60));
+        let made = Ticket::new(
+            vec![long.parse().unwrap(); limits::TICKET_RELAYS],
+            TrustDomain::new("fairway.local").unwrap(),
+            RootHash([3; 32]),
+            Label::new("factory").unwrap(),
+            Label::new("pump-7").unwrap(),
+            [9; 32],
+        );
+        assert_eq!(made.err(), Some(TicketError::TooLong));
+    }
+
+    #[test]
+    fn the_secret_is_not_in_debug() {
+        let debug = format!("{:?}", ticket());
+        assert!(debug.contains("pump-7"), "{debug}");
+        for secret in [format!("{:?}", ticket().key().seed()), ticket().to_string()] {
+            assert!(!debug.contains(&secret), "{debug}");
+        }
+    }
+
+    #[test]
+    fn the_resource_is_named_by_the_public_key() {
+        let name = ticket().resource_name();
+        assert!(
+            name.starts_with("pump-7-") && name.len() == "pump-7-".len() + 10,
+            "{name}"
+        );
+        let key: VerifyingKey = ticket().public_key_text().parse().unwrap();
+        assert_eq!(resource_name(ticket().device(), &key), name);
+        assert!(Label::new(&name).is_ok());
+    }
+
+    #[test]
+    fn what_is_not_a_ticket_says_so() {
+        let text = ticket().to_string();
+        let last = text.len() - 1;
+        let swapped = format!(
+            "{}{}",
+            &text[..last],
+            if text.ends_with('a') { 'b' } else { 'a' }
+        );
+        for (bad, want) in [
+            (String::new(), TicketError::NotATicket),
+            ("hello".into(), TicketError::NotATicket),
+            ("fairway".into(), TicketError::NotATicket),
+            ("fairway1-".into(), TicketError::Damaged),
+            ("fairway1-!!!!".into(), TicketError::Damaged),
+            (
+                text.replacen('1', "2", 1),
+                TicketError::UnsupportedVersion {
+                    version: "2".into(),
+                },
+            ),
+            (swapped, TicketError::Damaged),
+            (
+                "fairway1-".to_owned() + &"a".repeat(limits::TICKET_TEXT_LEN),
+                TicketError::TooLong,
+            ),
+            ("x".repeat(1_000_000), TicketError::TooLong),
+        ] {
+            assert_eq!(bad.parse::<Ticket>().err(), Some(want), "{bad:.40}");
+        }
+    }
+
+    #[test]
+    fn every_truncation_and_every_changed_character_is_noticed() {
+        let text = ticket().to_string();
+        for len in 0..text.len() {
+            assert!(text[..len].parse::<Ticket>().is_err(), "{len} characters");
+        }
+        for at in PREFIX.len()..text.len() {
+            let other = if &text[at..=at] == "q" { "r" } else { "q" };
+            let changed = format!("{}{other}{}", &text[..at], &text[at + 1..]);
+            assert!(changed.parse::<Ticket>().is_err(), "character {at}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_inside_under_a_right_checksum() {
+        let seal = |body: &[u8]| [body, &checksum(body)].concat();
+        let head = [[1; 32], [2; 32]].concat();
+        let with = |tail: &[u8]| parse(&seal(&[&head[..], tail].concat())).err();
+        let is_malformed = |error| matches!(error, Some(TicketError::Malformed { .. }));
+        assert!(is_malformed(parse(&seal(&head[..40])).err()));
+        assert!(is_malformed(with(b"")));
+        assert!(is_malformed(with(b"\x02td\x01n\xffd")));
+        assert!(is_malformed(with(b"\x02TD\x01n\x01d\x01\x03a:1")));
+        assert!(is_malformed(with(b"\x02td\x01n\x01d\x01\x03a:0")));
+        assert!(is_malformed(with(b"\x02td\x01n\x01d\x01\x03a:1more")));
+        assert_eq!(
+            with(b"\x02td\x01n\x01d\x00"),
+            Some(TicketError::Relays { count: 0 })
+        );
+        assert_eq!(
+            with(b"\x02td\x01n\x01d\x05"),
+            Some(TicketError::Relays { count: 5 })
+        );
+        assert_eq!(with(b"\x02td\x01n\x01d\x01\x03a:1"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_survived(text in "(fairway1-)?[a-z2-7 ]{0,300}") {
+            prop_assert!(text.parse::<Ticket>().is_err());
+        }
+
+        #[test]
+        fn garbage_bytes_are_survived(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200)
+        ) {
+            let sealed = [&bytes[..], &checksum(&bytes)].concat();
+            let _ = parse(&sealed);
+        }
     }
 }

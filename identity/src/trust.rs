@@ -364,11 +364,7 @@ impl VerifiedTrustSet {
         expires: UnixSeconds,
         clock: Clock,
     ) -> Result<(), CredentialError> {
-        if claims.expires.since(claims.not_before) > limits::CREDENTIAL_SECONDS
-            || claims.expires.since(claims.issued_at) > limits::CREDENTIAL_SECONDS
-        {
-            return Err(CredentialError::Lifetime);
-        }
+        credential::check_lifetime(claims).map_err(|_| CredentialError::Lifetime)?;
         match clock {
             Clock::Trusted(now) => {
                 if claims.not_before > now.plus(limits::NOT_BEFORE_LEEWAY_SECONDS) {
@@ -511,4 +507,360 @@ fn decode_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
         return None;
     }
     HEXLOWER.decode(text.as_bytes()).ok()?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{self, KEY, NOW, device, issuer, root, stranger, trust, trust_set};
+
+    fn check(
+        trust: &VerifiedTrustSet,
+        claims: &CredentialClaims,
+        clock: Clock,
+    ) -> Result<VerifiedPeer, CredentialError> {
+        trust.verify_credential(&testing::issue(claims), Form::Full, &KEY, clock)
+    }
+
+    fn at(now: UnixSeconds) -> Clock {
+        Clock::Trusted(now)
+    }
+
+    #[test]
+    fn trust_sets_round_trip() {
+        let set = trust_set();
+        let bytes = set.sign(&root()).unwrap();
+        let verified = VerifiedTrustSet::verify(&bytes, &RootHash::of(&set.root), 7).unwrap();
+        assert_eq!(verified.trust_set(), &set);
+        assert_eq!(verified.bytes(), bytes);
+    }
+
+    #[test]
+    fn the_largest_trust_set_fits() {
+        let long = "n".repeat(63);
+        let domain = TrustDomain::new(&"t".repeat(63)).unwrap();
+        let id = |name: &str| {
+            let account = crate::name::AccountName::new(&name.repeat(63)).unwrap();
+            SpiffeId::workload(domain.clone(), testing::label(&long), account)
+        };
+        let issuer = Issuer {
+            expires: UnixSeconds(u64::MAX),
+            ..trust_set().issuers[0].clone()
+        };
+        let set = TrustSet {
+            version: u64::MAX,
+            trust_domain: domain.clone(),
+            issuers: vec![issuer; limits::ISSUERS],
+            authority: id("a"),
+            relay: id("b"),
+            ..trust_set()
+        };
+        assert!(set.sign(&root()).is_ok());
+    }
+
+    #[test]
+    fn a_trust_set_is_believed_only_from_the_pinned_root() {
+        let bytes = trust_set().sign(&root()).unwrap();
+        let answer = |bytes: &[u8], pin: &RootHash, floor: u64| {
+            VerifiedTrustSet::verify(bytes, pin, floor)
+                .unwrap_err()
+                .reason()
+        };
+        let pin = RootHash::of(&root().verifying_key());
+        assert_eq!(answer(&bytes, &RootHash([0; 32]), 0), "root-mismatch");
+        assert_eq!(answer(&bytes, &pin, 8), "trust-set-outdated");
+        assert_eq!(
+            answer(&testing::issue(&device()), &pin, 0),
+            "trust-set-malformed"
+        );
+        // Names the pinned root, but somebody else has signed it.
+        let payload = cbor::encode(trust_set().to_cbor());
+        let forged = cose::seal(Kind::TrustSet, payload, &stranger()).unwrap();
+        assert_eq!(answer(&forged, &pin, 0), "trust-set-signature-wrong");
+        let other = TrustSet {
+            root: stranger().verifying_key(),
+            ..trust_set()
+        };
+        let other = other.sign(&stranger()).unwrap();
+        assert_eq!(answer(&other, &pin, 0), "root-mismatch");
+    }
+
+    #[test]
+    fn trust_sets_that_break_a_rule_are_not_signed() {
+        let set = trust_set();
+        let p256 = VerifyingKey::P256([4; 65]);
+        let foreign = TrustDomain::new("else.local").unwrap();
+        for (bad, why) in [
+            (
+                TrustSet {
+                    relay: set.authority.clone(),
+                    ..set.clone()
+                },
+                "authority is relay",
+            ),
+            (
+                TrustSet {
+                    trust_domain: foreign,
+                    ..set.clone()
+                },
+                "authority elsewhere",
+            ),
+            (
+                TrustSet {
+                    issuers: vec![set.issuers[0].clone(); 9],
+                    ..set.clone()
+                },
+                "nine issuers",
+            ),
+            (
+                TrustSet {
+                    issuers: vec![Issuer {
+                        key: p256,
+                        ..set.issuers[0].clone()
+                    }],
+                    ..set.clone()
+                },
+                "P-256 issuer",
+            ),
+        ] {
+            assert!(
+                matches!(bad.sign(&root()), Err(TrustSetError::Bound(_))),
+                "{why}"
+            );
+        }
+        assert!(matches!(
+            set.sign(&stranger()),
+            Err(TrustSetError::WrongKey)
+        ));
+    }
+
+    #[test]
+    fn damage_to_a_trust_set_is_noticed() {
+        let set = trust_set();
+        let bytes = set.sign(&root()).unwrap();
+        let pin = RootHash::of(&set.root);
+        testing::every_damage(&bytes, |damaged| {
+            VerifiedTrustSet::verify(damaged, &pin, 0).is_err()
+        });
+    }
+
+    #[test]
+    fn a_good_credential_makes_a_peer() {
+        let peer = check(&trust(), &device(), at(NOW)).unwrap();
+        assert_eq!(peer.id(), &device().id);
+        assert_eq!(peer.attributes(), &device().attributes);
+        assert_eq!(peer.expires(), device().expires);
+        assert_eq!(peer.form(), Form::Full);
+    }
+
+    #[test]
+    fn why_a_credential_is_not_believed() {
+        let of = |change: &dyn Fn(&mut CredentialClaims)| {
+            let mut claims = device();
+            change(&mut claims);
+            check(&trust(), &claims, at(NOW)).err()
+        };
+        use CredentialError as E;
+        assert_eq!(of(&|c| c.handshake_key = [0; 32]), Some(E::KeyNotProven));
+        let else_where = TrustDomain::new("else.local").unwrap();
+        assert_eq!(
+            of(&|c| c.id.trust_domain = else_where.clone()),
+            Some(E::ForeignDomain)
+        );
+        assert_eq!(
+            of(&|c| c.not_before = NOW.plus(60)),
+            None,
+            "within the leeway"
+        );
+        assert_eq!(of(&|c| c.not_before = NOW.plus(61)), Some(E::NotYetValid));
+        assert_eq!(of(&|c| c.expires = NOW.plus(1)), None, "one second left");
+        assert_eq!(of(&|c| c.expires = NOW), Some(E::Expired));
+        assert_eq!(
+            of(&|c| c.issued_at = NOW.minus(1_000_000)),
+            None,
+            "issuer's first second"
+        );
+        assert_eq!(
+            of(&|c| c.issued_at = NOW.minus(1_000_001)),
+            Some(E::IssuerWindow)
+        );
+        let bytes = testing::issue(&device());
+        let lean = trust().verify_credential(&bytes, Form::Lean, &KEY, at(NOW));
+        assert_eq!(lean.err(), Some(E::Malformed), "full where lean is due");
+    }
+
+    #[test]
+    fn only_listed_issuers_count() {
+        let id = IssuerId::of(&stranger().verifying_key());
+        let claims = CredentialClaims {
+            issuer: id,
+            ..device()
+        };
+        let bytes = credential::issue(&claims, Form::Full, &stranger()).unwrap();
+        let refused = trust()
+            .verify_credential(&bytes, Form::Full, &KEY, at(NOW))
+            .err();
+        assert_eq!(refused, Some(CredentialError::UnknownIssuer(id)));
+        // Names a listed issuer, but somebody else has signed it.
+        let payload = {
+            let (_, envelope) = credential::read(&testing::issue(&device()), Form::Full).unwrap();
+            envelope.payload().to_vec()
+        };
+        let forged = cose::seal(Kind::Credential(Form::Full), payload, &stranger()).unwrap();
+        let refused = trust()
+            .verify_credential(&forged, Form::Full, &KEY, at(NOW))
+            .err();
+        assert_eq!(refused, Some(CredentialError::Signature));
+        // The root is no issuer.
+        let id = IssuerId::of(&root().verifying_key());
+        let claims = CredentialClaims {
+            issuer: id,
+            ..device()
+        };
+        let bytes = credential::issue(&claims, Form::Full, &root()).unwrap();
+        let refused = trust()
+            .verify_credential(&bytes, Form::Full, &KEY, at(NOW))
+            .err();
+        assert_eq!(refused, Some(CredentialError::UnknownIssuer(id)));
+    }
+
+    #[test]
+    fn an_issuers_end_ends_its_credentials() {
+        let mut set = trust_set();
+        set.issuers[0].expires = NOW.plus(10);
+        let trust = testing::verified(&set);
+        let peer = check(&trust, &device(), at(NOW)).unwrap();
+        assert_eq!(peer.expires(), NOW.plus(10));
+        let late = check(&trust, &device(), at(NOW.plus(10)));
+        assert_eq!(late.err(), Some(CredentialError::Expired));
+    }
+
+    #[test]
+    fn the_floor_voids_what_is_older() {
+        let floor = |floor| {
+            let set = TrustSet {
+                revocation_floor: floor,
+                ..trust_set()
+            };
+            check(&testing::verified(&set), &device(), at(NOW)).err()
+        };
+        assert_eq!(floor(NOW), None);
+        assert_eq!(floor(NOW.plus(1)), Some(CredentialError::BelowFloor));
+    }
+
+    #[test]
+    fn without_a_clock_only_authority_and_relay_are_believed() {
+        let floor = Clock::Floor(NOW);
+        let set = trust_set();
+        for (id, want) in [
+            (device().id, Some(CredentialError::ClockNeeded)),
+            (
+                testing::account("factory", "fairway-relay"),
+                Some(CredentialError::ClockNeeded),
+            ),
+            (set.authority.clone(), None),
+            (set.relay.clone(), None),
+        ] {
+            let claims = CredentialClaims {
+                id,
+                attributes: BTreeMap::new(),
+                ..device()
+            };
+            assert_eq!(check(&trust(), &claims, floor).err(), want);
+            // The floor may lie far in the past, but never past the end.
+            let past = Clock::Floor(UnixSeconds(0));
+            assert_eq!(check(&trust(), &claims, past).err(), want);
+            if want.is_none() {
+                let over = Clock::Floor(claims.expires);
+                assert_eq!(
+                    check(&trust(), &claims, over).err(),
+                    Some(CredentialError::Expired)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn who_answers_to_what() {
+        let trust = trust();
+        let peer = |claims: &CredentialClaims, form| {
+            let bytes = credential::issue(claims, form, &issuer()).unwrap();
+            trust
+                .verify_credential(&bytes, form, &KEY, at(NOW))
+                .unwrap()
+        };
+        let set = trust_set();
+        let own = |id: &SpiffeId| CredentialClaims {
+            id: id.clone(),
+            ..testing::workload()
+        };
+        let device = peer(&device(), Form::Lean);
+        let workload = peer(&testing::workload(), Form::Full);
+        let lean = peer(&testing::workload(), Form::Lean);
+        let authority = peer(&own(&set.authority), Form::Lean);
+        let relay = peer(&own(&set.relay), Form::Lean);
+        for (who, address, want) in [
+            (&device, "pump-7.factory.device", true),
+            (&device, "pump-8.factory.device", false),
+            (&device, "pump-7.office.device", false),
+            (&device, "pump-7.factory.svc", false),
+            (&device, "authority", false),
+            (&workload, "collector.factory.svc", true),
+            (&workload, "mosquitto.factory.svc", true),
+            (&workload, "other.factory.svc", false),
+            (&workload, "collector.office.svc", false),
+            (&workload, "collector.factory.device", false),
+            (&workload, "collector-0.collector.factory.svc", true),
+            (&workload, "collector-1.collector.factory.svc", false),
+            (&workload, "collector-0.other.factory.svc", false),
+            (&workload, "relay", false),
+            (&lean, "collector.factory.svc", false),
+            (&authority, "authority", true),
+            (&authority, "relay", false),
+            (&relay, "relay", true),
+            (&relay, "authority", false),
+        ] {
+            let address: Address = format!("{address}.fairway.internal").parse().unwrap();
+            assert_eq!(who.answers_to(&address, &trust), want, "{who:?} {address}");
+        }
+    }
+
+    #[test]
+    fn damage_to_a_credential_is_noticed() {
+        let trust = trust();
+        testing::every_damage(&testing::issue(&device()), |damaged| {
+            trust
+                .verify_credential(damaged, Form::Full, &KEY, at(NOW))
+                .is_err()
+        });
+    }
+
+    #[test]
+    fn hashes_and_ids_in_text() {
+        let hash = RootHash::of(&root().verifying_key());
+        assert_eq!(hash.to_string().parse(), Ok(hash));
+        for bad in [
+            "",
+            "zz",
+            &hash.to_string()[1..],
+            &hash.to_string().to_uppercase(),
+        ] {
+            assert_eq!(
+                bad.parse::<RootHash>(),
+                Err(KeyError::Hex { digits: 64 }),
+                "{bad}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_survived(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            let pin = RootHash::of(&root().verifying_key());
+            prop_assert!(VerifiedTrustSet::verify(&bytes, &pin, 0).is_err());
+            prop_assert!(TrustSet::from_cbor(&bytes).is_err());
+        }
+    }
 }
