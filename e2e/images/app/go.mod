@@ -1,0 +1,3 @@
+module fairway.dev/e2e/app
+
+go 1.24
