@@ -281,3 +281,180 @@ fn check_size(bytes: &[u8], max: usize, what: &'static str) -> Result<(), Violat
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::*;
+
+    fn signature() -> impl Strategy<Value = Vec<u8>> {
+        vec(any::<u8>(), 64)
+    }
+
+    fn version() -> impl Strategy<Value = Version> {
+        any::<(u64, u64)>().prop_map(|(publisher, number)| Version { publisher, number })
+    }
+
+    fn enroll() -> impl Strategy<Value = Enroll> {
+        let keys = (key(), key(), any::<[u8; 32]>());
+        (label(), label(), label(), keys, signature(), signature()).prop_map(
+            |(ticket, namespace, device, keys, ticket_signature, device_signature)| Enroll {
+                ticket: ticket.to_string(),
+                namespace,
+                device,
+                ticket_key: keys.0,
+                device_key: keys.1,
+                handshake_key: keys.2,
+                ticket_signature,
+                device_signature,
+            },
+        )
+    }
+
+    fn renew() -> impl Strategy<Value = RenewDevice> {
+        (label(), label(), key(), any::<[u8; 32]>(), signature()).prop_map(
+            |(namespace, device, device_key, handshake_key, signature)| RenewDevice {
+                namespace,
+                device,
+                device_key,
+                handshake_key,
+                signature,
+            },
+        )
+    }
+
+    fn request() -> impl Strategy<Value = Request> {
+        prop_oneof![
+            any::<Nonce>().prop_map(|nonce| Request::GetTime { nonce }),
+            enroll().prop_map(Request::Enroll),
+            renew().prop_map(Request::RenewDevice),
+            ("[A-Za-z0-9._-]{1,200}", any::<[u8; 32]>()).prop_map(|(token, handshake_key)| {
+                Request::AttestWorkload(AttestWorkload {
+                    token,
+                    handshake_key,
+                })
+            }),
+            proptest::option::of(version()).prop_map(|have| Request::Watch { have }),
+            any::<[u8; 32]>().prop_map(|handshake_key| Request::FrontCredential { handshake_key }),
+        ]
+    }
+
+    fn response() -> impl Strategy<Value = Response> {
+        let bytes = || vec(any::<u8>(), 0..100);
+        prop_oneof![
+            (bytes(), bytes()).prop_map(|(signed, trust_set)| Response::Time { signed, trust_set }),
+            (bytes(), bytes(), bytes(), time(), time()).prop_map(
+                |(lean, full, trust_set, renew_at, expires)| {
+                    Response::Issued(Issued {
+                        lean,
+                        full,
+                        trust_set,
+                        renew_at,
+                        expires,
+                    })
+                }
+            ),
+            (reason(), any::<Option<u32>>()).prop_map(|(reason, retry_after_seconds)| {
+                Response::Error {
+                    reason,
+                    retry_after_seconds,
+                }
+            }),
+        ]
+    }
+
+    proptest! {
+        // Each case tries every truncation, some with keys that are checked
+        // to be points.
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn requests(message in request()) {
+            check_codec(&message);
+        }
+
+        #[test]
+        fn responses(message in response()) {
+            check_codec(&message);
+        }
+
+        #[test]
+        fn acks(version in version(), problem in proptest::option::of(reason())) {
+            check_codec(&Ack { version, problem });
+        }
+
+        #[test]
+        fn garbage_is_refused(bytes in garbage()) {
+            check_garbage::<Request>(&bytes);
+            check_garbage::<Response>(&bytes);
+            check_garbage::<Ack>(&bytes);
+        }
+    }
+
+    #[test]
+    fn oversize_is_refused() {
+        check_oversize::<Request>();
+        check_oversize::<Response>();
+        check_oversize::<Ack>();
+    }
+
+    #[test]
+    fn the_largest_messages_fit() {
+        let token = "t".repeat(TOKEN_MAX);
+        check_codec(&Request::AttestWorkload(AttestWorkload {
+            token,
+            handshake_key: [1; 32],
+        }));
+        let issued = Issued {
+            lean: vec![1; CREDENTIAL_MAX],
+            full: vec![2; CREDENTIAL_MAX],
+            trust_set: vec![3; TRUST_SET_MAX],
+            renew_at: UnixSeconds(u64::MAX),
+            expires: UnixSeconds(u64::MAX),
+        };
+        check_codec(&Response::Issued(issued));
+        let version = Version {
+            publisher: u64::MAX,
+            number: u64::MAX,
+        };
+        check_codec(&Ack {
+            version,
+            problem: Some(longest_reason()),
+        });
+    }
+
+    #[test]
+    fn rules_hold_on_the_way_out_and_in() {
+        let attest = |token: String| {
+            Request::AttestWorkload(AttestWorkload {
+                token,
+                handshake_key: [0; 32],
+            })
+        };
+        assert!(attest(String::new()).to_bytes().is_err());
+        assert!(attest("t".repeat(TOKEN_MAX + 1)).to_bytes().is_err());
+        let mut bad = vec![crate::wire::VERSION];
+        minicbor::encode(attest(String::new()), &mut bad).unwrap();
+        assert!(matches!(
+            Request::from_bytes(&bad),
+            Err(crate::DecodeError::Rule(_))
+        ));
+    }
+
+    #[test]
+    fn a_token_is_not_in_debug_output() {
+        let attest = AttestWorkload {
+            token: "s3cret".to_owned(),
+            handshake_key: [0; 32],
+        };
+        for text in [
+            format!("{attest:?}"),
+            format!("{:?}", Request::AttestWorkload(attest.clone())),
+        ] {
+            assert!(!text.contains("s3cret"), "{text}");
+        }
+    }
+}

@@ -67,3 +67,58 @@ impl Message for Preamble {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::*;
+
+    fn peer() -> impl Strategy<Value = Peer> {
+        (spiffe_id(), uid(), serial(), time(), time()).prop_map(
+            |(id, uid, serial, issued_at, expires)| Peer {
+                id,
+                uid,
+                serial,
+                issued_at,
+                expires,
+            },
+        )
+    }
+
+    fn preamble() -> impl Strategy<Value = Preamble> {
+        let stream = (
+            any::<[u8; 32]>(),
+            any::<[u8; 32]>(),
+            proptest::option::of(peer()),
+        );
+        prop_oneof![
+            Just(Preamble::Local),
+            stream.prop_map(|(handshake_hash, proven_key, peer)| {
+                Preamble::Stream(Stream {
+                    handshake_hash,
+                    proven_key,
+                    peer,
+                })
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn preambles(message in preamble()) {
+            check_codec(&message);
+        }
+
+        #[test]
+        fn garbage_is_refused(bytes in garbage()) {
+            check_garbage::<Preamble>(&bytes);
+        }
+    }
+
+    #[test]
+    fn oversize_is_refused() {
+        check_oversize::<Preamble>();
+    }
+}

@@ -27,5 +27,8 @@ pub mod reason;
 pub mod update;
 pub mod wire;
 
+#[cfg(test)]
+mod testing;
+
 pub use reason::Reason;
 pub use wire::{DecodeError, EncodeError, FrameReader, Message, Violation, frame};

@@ -335,3 +335,39 @@ pub(crate) fn at_most<T>(list: &[T], max: usize, what: &'static str) -> Result<(
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::ToEndpoint;
+
+    #[test]
+    fn a_reader_waits_for_whole_messages_and_keeps_the_rest() {
+        let one = frame(&ToEndpoint::Drain).unwrap();
+        let mut reader = FrameReader::new();
+        reader.push(&[&one[..], &one[..], b"raw"].concat());
+        assert_eq!(reader.next_message().unwrap(), Some(ToEndpoint::Drain));
+        assert_eq!(reader.next_message().unwrap(), Some(ToEndpoint::Drain));
+        assert!(!reader.is_empty());
+        assert_eq!(&reader.into_rest()[..], b"raw");
+    }
+
+    #[test]
+    fn an_empty_message_is_an_error() {
+        let mut reader = FrameReader::new();
+        reader.push(&0u32.to_be_bytes());
+        assert!(matches!(
+            reader.next_message::<ToEndpoint>(),
+            Err(DecodeError::Empty)
+        ));
+    }
+
+    #[test]
+    fn version_1_of_the_smallest_message_stays_as_it_is() {
+        // A change of these bytes breaks deployed peers.
+        assert_eq!(
+            frame(&ToEndpoint::Drain).unwrap(),
+            [0, 0, 0, 4, 1, 0x82, 7, 0x80]
+        );
+    }
+}

@@ -119,3 +119,55 @@ impl Default for ReceiveCredit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the circuit's sender used more credit than it was given")]
 pub struct CreditOverrun;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// A sender that keeps to its credit is never found overrunning, and
+        /// as long as the receiver consumes, it always gets more.
+        #[test]
+        fn sender_and_receiver_agree(sizes in proptest::collection::vec(1usize..20_000, 1..400)) {
+            let (mut sender, mut receiver) = (SendCredit::new(), ReceiveCredit::new());
+            let mut unread = std::collections::VecDeque::new();
+            for size in sizes {
+                while !sender.take(size) {
+                    let bytes = unread.pop_front().expect("a sender without credit has unread data");
+                    if let Some(max) = receiver.consume(bytes) {
+                        sender.raise(max);
+                    }
+                }
+                receiver.receive(size).expect("the sender keeps to its credit");
+                unread.push_back(size);
+            }
+        }
+    }
+
+    #[test]
+    fn overrun_is_found_at_the_first_byte_too_many() {
+        let mut receiver = ReceiveCredit::new();
+        receiver.receive(CIRCUIT_CREDIT as usize).unwrap();
+        assert_eq!(receiver.receive(1), Err(CreditOverrun));
+        assert_eq!(receiver.receive(usize::MAX), Err(CreditOverrun));
+        assert!(receiver.grant(CIRCUIT_CREDIT + 1));
+        assert_eq!(receiver.receive(1), Ok(()));
+    }
+
+    #[test]
+    fn grants_never_go_back() {
+        let mut sender = SendCredit::new();
+        sender.raise(5);
+        assert_eq!(sender.available(), CIRCUIT_CREDIT);
+        assert!(!sender.take(CIRCUIT_CREDIT as usize + 1));
+        assert!(sender.take(CIRCUIT_CREDIT as usize));
+        sender.raise(CIRCUIT_CREDIT + 7);
+        assert_eq!(sender.available(), 7);
+        let mut receiver = ReceiveCredit::new();
+        assert!(!receiver.grant(5));
+        // Consuming what never came grants nothing.
+        assert_eq!(receiver.consume(10 << 20), None);
+    }
+}

@@ -236,3 +236,117 @@ pub enum FrameError {
         length: usize,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn put(buffer: &mut BytesMut, circuit: u32, payload: &[u8]) {
+        let head = header(FrameKind::Data, CircuitId(circuit), payload.len()).unwrap();
+        buffer.extend_from_slice(&head);
+        buffer.extend_from_slice(payload);
+    }
+
+    #[test]
+    fn the_layout_is_as_written() {
+        let head = header(FrameKind::Data, CircuitId(0x0102_0304), 0x3f01).unwrap();
+        assert_eq!(head, [0, 0, 0x3f, 0x01, 1, 2, 3, 4]);
+        let back = Header::peek(&head).unwrap().unwrap();
+        assert_eq!(
+            (back.length, back.circuit),
+            (0x3f01, CircuitId(0x0102_0304))
+        );
+        assert_eq!(Header::peek(&head[..7]), Ok(None));
+    }
+
+    #[test]
+    fn what_is_no_frame_is_refused_by_its_header() {
+        let length = LINK_PAYLOAD_MAX + 1;
+        let too_large = header(FrameKind::Data, CircuitId(2), length);
+        assert_eq!(too_large, Err(FrameError::TooLarge { length }));
+        let [_, a, b, c] = (length as u32).to_be_bytes();
+        let head = [0, a, b, c, 0, 0, 0, 2];
+        assert_eq!(Header::peek(&head), Err(FrameError::TooLarge { length }));
+        assert_eq!(Header::peek(&[9; 8]), Err(FrameError::UnknownType(9)));
+    }
+
+    #[test]
+    fn a_bad_frame_does_not_take_the_good_one_before_it_along() {
+        let mut buffer = BytesMut::new();
+        put(&mut buffer, 2, b"good");
+        buffer.extend_from_slice(&[9; 8]);
+        let run = take_run(&mut buffer, usize::MAX).unwrap().unwrap();
+        assert_eq!((run.frames(), run.payload_len()), (1, 4));
+        assert_eq!(
+            take_run(&mut buffer, usize::MAX).unwrap_err(),
+            FrameError::UnknownType(9)
+        );
+    }
+
+    #[test]
+    fn a_run_is_split_off_and_rewritten_in_place() {
+        let mut buffer = BytesMut::new();
+        put(&mut buffer, 2, b"one");
+        put(&mut buffer, 2, b"");
+        put(&mut buffer, 4, b"other");
+        let before = buffer.as_ptr();
+        let run = take_run(&mut buffer, usize::MAX).unwrap().unwrap();
+        assert_eq!(
+            (run.circuit(), run.frames(), run.payload_len()),
+            (CircuitId(2), 2, 3)
+        );
+        let mut bytes = run.rewrite(CircuitId(7));
+        assert_eq!(bytes.as_ptr(), before, "not copied");
+        let mut again = take_run(&mut bytes, usize::MAX).unwrap().unwrap();
+        assert_eq!((again.circuit(), again.frames()), (CircuitId(7), 2));
+        assert_eq!(&again.next_payload().unwrap()[..], b"one");
+        assert_eq!(&again.next_payload().unwrap()[..], b"");
+        assert!(again.next_payload().is_none());
+        assert_eq!(
+            take_run(&mut buffer, 1).unwrap().unwrap().circuit(),
+            CircuitId(4)
+        );
+        assert!(buffer.is_empty());
+    }
+
+    proptest! {
+        /// However the bytes arrive, each circuit gets its payloads, in order.
+        #[test]
+        fn any_cut_of_the_stream_gives_the_same_frames(
+            frames in vec((0u32..4, vec(any::<u8>(), 0..40)), 0..20),
+            cuts in vec(1usize..50, 1..60),
+            max in 1usize..200,
+        ) {
+            let mut stream = BytesMut::new();
+            for (circuit, payload) in &frames {
+                put(&mut stream, *circuit, payload);
+            }
+            let (mut buffer, mut got) = (BytesMut::new(), Vec::new());
+            let mut cuts = cuts.into_iter().cycle();
+            while !stream.is_empty() {
+                let size = cuts.next().unwrap_or(1).min(stream.len());
+                buffer.extend_from_slice(&stream.split_to(size));
+                while let Some(mut run) = take_run(&mut buffer, max).unwrap() {
+                    let circuit = run.circuit().0;
+                    while let Some(payload) = run.next_payload() {
+                        got.push((circuit, payload.to_vec()));
+                    }
+                }
+            }
+            prop_assert!(buffer.is_empty());
+            prop_assert_eq!(got, frames);
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes in vec(any::<u8>(), 0..300)) {
+            let mut buffer = BytesMut::from(&bytes[..]);
+            while let Ok(Some(run)) = take_run(&mut buffer, 100) {
+                let (frames, length) = (run.frames(), run.payload_len());
+                prop_assert_eq!(run.rewrite(CircuitId(1)).len(), frames * LINK_HEADER + length);
+            }
+        }
+    }
+}

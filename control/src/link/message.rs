@@ -189,3 +189,140 @@ fn not_the_link(circuit: CircuitId) -> Result<(), Violation> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::*;
+
+    fn even() -> impl Strategy<Value = CircuitId> {
+        (1..=u32::MAX / 2).prop_map(|n| CircuitId(n * 2))
+    }
+
+    fn odd() -> impl Strategy<Value = CircuitId> {
+        (0..=u32::MAX / 2).prop_map(|n| CircuitId(n * 2 + 1))
+    }
+
+    fn circuit() -> impl Strategy<Value = CircuitId> {
+        prop_oneof![even(), odd()]
+    }
+
+    fn to_relay() -> impl Strategy<Value = ToRelay> {
+        prop_oneof![
+            vec(address(), 0..4).prop_map(|names| ToRelay::Register { names }),
+            vec(address(), 0..4).prop_map(|names| ToRelay::Deregister { names }),
+            (even(), address()).prop_map(|(circuit, destination)| ToRelay::Open {
+                circuit,
+                destination
+            }),
+            (circuit(), reason()).prop_map(|(circuit, reason)| ToRelay::Close { circuit, reason }),
+            (circuit(), any::<u64>())
+                .prop_map(|(circuit, max_bytes)| ToRelay::Credit { circuit, max_bytes }),
+        ]
+    }
+
+    fn to_endpoint() -> impl Strategy<Value = ToEndpoint> {
+        prop_oneof![
+            address().prop_map(|name| ToEndpoint::Registered { name }),
+            (address(), reason())
+                .prop_map(|(name, reason)| ToEndpoint::RegisterRefused { name, reason }),
+            (odd(), address()).prop_map(|(circuit, destination)| ToEndpoint::Incoming {
+                circuit,
+                destination
+            }),
+            circuit().prop_map(|circuit| ToEndpoint::Opened { circuit }),
+            (circuit(), reason())
+                .prop_map(|(circuit, reason)| ToEndpoint::Refused { circuit, reason }),
+            (circuit(), reason())
+                .prop_map(|(circuit, reason)| ToEndpoint::Closed { circuit, reason }),
+            (circuit(), any::<u64>())
+                .prop_map(|(circuit, max_bytes)| ToEndpoint::Credit { circuit, max_bytes }),
+            Just(ToEndpoint::Drain),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn messages_to_a_relay(message in to_relay()) {
+            check_codec(&message);
+        }
+
+        #[test]
+        fn messages_to_an_endpoint(message in to_endpoint()) {
+            check_codec(&message);
+        }
+
+        #[test]
+        fn garbage_is_refused(bytes in garbage()) {
+            check_garbage::<ToRelay>(&bytes);
+            check_garbage::<ToEndpoint>(&bytes);
+        }
+    }
+
+    #[test]
+    fn oversize_is_refused() {
+        check_oversize::<ToRelay>();
+        check_oversize::<ToEndpoint>();
+    }
+
+    #[test]
+    fn the_largest_registration_fits() {
+        let label = |text: &str| fairway_identity::Label::new(&text.repeat(63)).unwrap();
+        let names = vec![
+            Address::Pod {
+                namespace: label("n"),
+                service: label("s"),
+                pod: label("p")
+            };
+            NAMES_MAX
+        ];
+        check_codec(&ToRelay::Register {
+            names: names.clone(),
+        });
+        let too_many = [names, vec![Address::Relay]].concat();
+        assert!(ToRelay::Register { names: too_many }.to_bytes().is_err());
+    }
+
+    #[test]
+    fn each_side_opens_only_its_own_circuits() {
+        let open = |id| ToRelay::Open {
+            circuit: CircuitId(id),
+            destination: Address::Authority,
+        };
+        let incoming = |id| ToEndpoint::Incoming {
+            circuit: CircuitId(id),
+            destination: Address::Relay,
+        };
+        for (id, endpoints, relays) in [(0, false, false), (1, false, true), (2, true, false)] {
+            assert_eq!(open(id).to_bytes().is_ok(), endpoints, "{id}");
+            assert_eq!(incoming(id).to_bytes().is_ok(), relays, "{id}");
+        }
+    }
+
+    #[test]
+    fn the_link_itself_is_no_circuit_to_close_or_credit() {
+        let circuit = CircuitId::LINK;
+        let reason = longest_reason();
+        assert!(
+            ToRelay::Close {
+                circuit,
+                reason: reason.clone()
+            }
+            .to_bytes()
+            .is_err()
+        );
+        assert!(
+            ToRelay::Credit {
+                circuit,
+                max_bytes: 1
+            }
+            .to_bytes()
+            .is_err()
+        );
+        assert!(ToEndpoint::Closed { circuit, reason }.to_bytes().is_err());
+        assert!(ToEndpoint::Opened { circuit }.to_bytes().is_err());
+    }
+}

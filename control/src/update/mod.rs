@@ -15,8 +15,10 @@ mod publish;
 mod revocation;
 mod section;
 mod subscribe;
+#[cfg(test)]
+mod tests;
 
-pub use publish::{Publisher, Watcher};
+pub use publish::{NotInFlight, Publisher, Unpublishable, Watcher};
 pub use section::{Changed, Door, State};
 pub use subscribe::{Applied, OutOfStep, Subscriber};
 
