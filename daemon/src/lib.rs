@@ -3,7 +3,8 @@
 //! A binary's `main` reads its options (flatten [`AdminArgs`] and [`LogArgs`]
 //! into the clap struct), calls [`LogArgs::init`], makes one [`Drain`] and one
 //! [`Readiness`], starts the [`AdminServer`], and then runs its own work until
-//! the drain has been started and its guards are gone.
+//! the drain has been started and its guards are gone. One that holds many
+//! connections calls [`raise_open_files_limit`] first.
 //!
 //! ```no_run
 //! # use std::sync::Arc;
@@ -32,11 +33,13 @@
 
 mod admin;
 mod drain;
+mod files;
 mod log;
 mod readiness;
 
 pub use self::admin::{AdminArgs, AdminError, AdminServer, DebugState};
 pub use self::drain::{Drain, DrainGuard, Finished};
+pub use self::files::raise_open_files_limit;
 pub use self::log::{LogArgs, LogError, LogFormat, Telemetry};
 pub use self::readiness::{Readiness, ReadyTask};
 pub use prometheus_client::registry::Registry;
