@@ -1,0 +1,103 @@
+//! Two links joined.
+
+use fairway_control::Reason;
+use fairway_control::limits::CIRCUIT_CREDIT;
+use fairway_control::link::{CircuitId, ReceiveCredit};
+use fairway_identity::Address;
+
+use super::budget::Class;
+use super::{LinkId, Time};
+
+/// One end of a circuit, as kept by the link at that end.
+#[derive(Debug)]
+pub(super) struct Half {
+    /// The link at the other end, and the circuit's id there.
+    pub(super) other: (LinkId, CircuitId),
+    /// Polices what comes from the link at this end.
+    credit: ReceiveCredit,
+    /// DATA payload bytes that came from this end.
+    pub(super) bytes: u64,
+    /// What the opener asked for; at its end only.
+    pub(super) opened: Option<Box<Opened>>,
+}
+
+/// How a circuit came to be.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) class: Class,
+    pub(super) destination: Address,
+    pub(super) at: Time,
+}
+
+/// What a circuit did in its life, for the access log.
+#[derive(Clone, Debug)]
+pub struct CircuitRecord {
+    /// The link that opened it.
+    pub opener: LinkId,
+    /// Who that is.
+    pub peer: String,
+    /// The name that was dialled.
+    pub destination: Address,
+    /// The link that it led to.
+    pub callee: LinkId,
+    /// DATA payload bytes from the opener.
+    pub bytes_in: u64,
+    /// DATA payload bytes to the opener.
+    pub bytes_out: u64,
+    /// How long it lasted.
+    pub duration: Time,
+    /// Why it ended.
+    pub reason: Reason,
+}
+
+/// The receiver granted more than it can have room for.
+#[derive(Debug)]
+pub(super) struct GrantTooLarge;
+
+impl Half {
+    pub(super) fn new(other: (LinkId, CircuitId), opened: Option<Opened>) -> Self {
+        Self {
+            other,
+            credit: ReceiveCredit::new(),
+            bytes: 0,
+            opened: opened.map(Box::new),
+        }
+    }
+
+    /// Counts what came from this end; `false` when it overran its credit.
+    #[must_use]
+    pub(super) fn receive(&mut self, payload: usize) -> bool {
+        let fits = self.credit.receive(payload).is_ok();
+        self.bytes += if fits { payload as u64 } else { 0 };
+        fits
+    }
+
+    /// The other end granted this one `max_bytes`; the answer is whether that
+    /// is news. What it has consumed it has received, so a grant beyond that
+    /// and one window is a lie that would make this relay's memory the window.
+    pub(super) fn grant(&mut self, max_bytes: u64) -> Result<bool, GrantTooLarge> {
+        if max_bytes > self.bytes.saturating_add(CIRCUIT_CREDIT) {
+            return Err(GrantTooLarge);
+        }
+        Ok(self.credit.grant(max_bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credit_is_policed_and_grants_cannot_exceed_a_window() {
+        let mut half = Half::new((LinkId(1), CircuitId(2)), None);
+        let window = CIRCUIT_CREDIT as usize;
+        assert!(half.receive(window));
+        assert!(!half.receive(1));
+        assert_eq!(half.bytes, CIRCUIT_CREDIT);
+        assert!(half.grant(CIRCUIT_CREDIT * 2).unwrap());
+        assert!(!half.grant(CIRCUIT_CREDIT * 2).unwrap());
+        assert!(!half.grant(5).unwrap());
+        assert!(half.receive(window));
+        assert!(half.grant(CIRCUIT_CREDIT * 3 + 1).is_err());
+    }
+}

@@ -1,0 +1,120 @@
+//! Every bound of the relay on outside input, with its reason.
+
+use std::time::Duration;
+
+use crate::core::{Budget, Budgets, Rate};
+
+/// Links that may be in their handshake at once. At about 10 KiB of handshake
+/// state each this is 10 MiB; when there are more, the oldest is closed, so
+/// that connections which say nothing cannot keep others out.
+pub const HALF_OPEN_LINKS_MAX: usize = 1_024;
+
+/// A link must be authenticated this long after it was accepted. Generous for
+/// a radio link with a round trip of a second.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of DATA that wait in this process for links that are slower than
+/// their senders. When there are more, the circuit that holds most is reset.
+pub const QUEUED_BYTES_MAX: usize = 256 << 20;
+
+/// The same for one link, so that a device on a slow radio keeps at most this
+/// much of the whole: eight circuits with their full credit.
+pub const LINK_QUEUED_BYTES_MAX: usize = 8 << 20;
+
+/// What a queued piece costs beside its bytes (queue entry, allocation); counted
+/// so that many tiny frames are as expensive in the books as in memory.
+pub const QUEUED_PIECE_OVERHEAD: usize = 128;
+
+/// A queued piece below this size is copied out of the read buffer it lies
+/// in; one above keeps the buffer (256 KiB) alive. So at most four times the
+/// queued bytes are held.
+pub const QUEUED_PIECE_COPIED_BELOW: usize = 64 * 1024;
+
+/// Links that register one name: pods behind a Service. Routing looks at each.
+pub const LINKS_PER_NAME_MAX: usize = 1_024;
+
+/// Names that one link registers: as in one registration message.
+pub const NAMES_PER_LINK_MAX: usize = fairway_control::limits::NAMES_MAX;
+
+/// Control messages that wait for one link, beside a few for each circuit it
+/// may have. A link that does not even take these is closed.
+pub const MESSAGES_BASE_MAX: usize = 256;
+
+/// Encoded control messages handed to the link's session at once. What is
+/// more stays in the core's outbox, where it is counted.
+pub const CONTROL_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes taken off the read buffer as one run: one large write.
+pub const RUN_BYTES_MAX: usize = 256 * 1024;
+
+/// Reads per turn of a link's driver, so that other links get their turn.
+pub const READS_PER_TURN: usize = 4;
+
+/// Runs handled under one lock of the core.
+pub const RUNS_PER_LOCK: usize = 16;
+
+/// Pieces in one vectored write.
+pub const WRITE_SLICES_MAX: usize = 64;
+
+/// A link that was quiet for this long gives its read buffer back.
+pub const QUIET_AFTER: Duration = Duration::from_millis(500);
+
+/// How often a drain tells a few more links to move.
+pub const DRAIN_TICK: Duration = Duration::from_millis(100);
+
+/// A link that was closed has this long to take the reason.
+pub const CLOSE_LINGER: Duration = Duration::from_secs(1);
+
+/// What each kind of peer may use.
+pub const BUDGETS: Budgets = Budgets {
+    workload: Budget {
+        links: 8_192,
+        circuits: 262_144,
+        circuits_per_link: 16_384,
+        opens: Rate {
+            per_second: 10_000,
+            burst: 40_000,
+        },
+        bytes_per_circuit: None,
+        lifetime: None,
+    },
+    // A device talks with a few Services and is called by a few sidecars, each
+    // over a circuit of its own, whatever the number of streams.
+    device: Budget {
+        links: 32_768,
+        circuits: 262_144,
+        circuits_per_link: 1_024,
+        opens: Rate {
+            per_second: 2_000,
+            burst: 40_000,
+        },
+        bytes_per_circuit: None,
+        lifetime: None,
+    },
+    // Renewing takes one circuit, about 10 KiB and a few round trips. A fleet
+    // whose credentials all expired in an outage comes back at this rate.
+    expired: Budget {
+        links: 1_024,
+        circuits: 1_024,
+        circuits_per_link: 4,
+        opens: Rate {
+            per_second: 100,
+            burst: 400,
+        },
+        bytes_per_circuit: Some(256 * 1024),
+        lifetime: Some(Duration::from_secs(60)),
+    },
+    // The same for enrolling. Whoever holds no credential at all shares this
+    // with noise, and nobody else does.
+    anonymous: Budget {
+        links: 1_024,
+        circuits: 512,
+        circuits_per_link: 4,
+        opens: Rate {
+            per_second: 50,
+            burst: 200,
+        },
+        bytes_per_circuit: Some(256 * 1024),
+        lifetime: Some(Duration::from_secs(60)),
+    },
+};

@@ -1,0 +1,90 @@
+//! A trust domain with throwaway keys, for tests.
+
+use std::collections::BTreeMap;
+
+use fairway_identity::{
+    Clock, CredentialClaims, Ed25519Key, Form, Issuer, IssuerId, Label, RootHash, Serial, Signer,
+    SpiffeId, TrustSet, Uid, UnixSeconds, VerifiedPeer, VerifiedTrustSet,
+};
+
+/// The time that all credentials here are issued at.
+pub(crate) const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
+
+/// The trust domain `t.local` with relay and authority in `fairway-system`.
+pub(crate) struct Domain {
+    issuer: Ed25519Key,
+    pub(crate) pin: RootHash,
+    pub(crate) trust: VerifiedTrustSet,
+}
+
+impl Domain {
+    pub(crate) fn new() -> Self {
+        let root = Ed25519Key::from_seed([1; 32]);
+        let issuer = Ed25519Key::from_seed([2; 32]);
+        let set = TrustSet {
+            version: 1,
+            trust_domain: "t.local".parse().unwrap(),
+            root: root.verifying_key(),
+            issuers: vec![Issuer {
+                key: issuer.verifying_key(),
+                not_before: NOW.minus(3_600),
+                expires: NOW.plus(90 * 86_400),
+            }],
+            authority: id("ns/fairway-system/sa/fairway-authority"),
+            relay: id("ns/fairway-system/sa/fairway-relay"),
+            revocation_floor: UnixSeconds(0),
+        };
+        let pin = RootHash::of(&set.root);
+        let trust = VerifiedTrustSet::verify(&set.sign(&root).unwrap(), &pin, 0).unwrap();
+        Self { issuer, pin, trust }
+    }
+
+    /// Both forms of a credential for `ns/NS/device/NAME` or `ns/NS/sa/NAME`.
+    pub(crate) fn issue(&self, who: &str, services: &[&str], key: [u8; 32]) -> [Vec<u8>; 2] {
+        let claims = CredentialClaims {
+            issuer: IssuerId::of(&self.issuer.verifying_key()),
+            id: id(who),
+            handshake_key: key,
+            not_before: NOW,
+            expires: NOW.plus(3_600),
+            issued_at: NOW,
+            serial: Serial([9; 16]),
+            uid: uid(who),
+            attributes: BTreeMap::new(),
+            services: services
+                .iter()
+                .map(|name| Label::new(name).unwrap())
+                .collect(),
+            pod: None,
+        };
+        [Form::Lean, Form::Full]
+            .map(|form| fairway_identity::issue(&claims, form, &self.issuer).unwrap())
+    }
+
+    /// A peer as a session would have verified it.
+    pub(crate) fn peer(&self, who: &str, services: &[&str]) -> VerifiedPeer {
+        let key = [7; 32];
+        let [_, full] = self.issue(who, services, key);
+        let clock = Clock::Trusted(NOW);
+        self.trust
+            .verify_credential(&full, Form::Full, &key, clock)
+            .unwrap()
+    }
+}
+
+/// The ID of `ns/NS/device/NAME` or `ns/NS/sa/NAME`.
+pub(crate) fn id(who: &str) -> SpiffeId {
+    format!("spiffe://t.local/{who}").parse().unwrap()
+}
+
+/// A UID made of the name.
+pub(crate) fn uid(who: &str) -> Uid {
+    Uid::new(
+        &who.replace('/', "-")
+            .chars()
+            .rev()
+            .take(36)
+            .collect::<String>(),
+    )
+    .unwrap()
+}
