@@ -141,6 +141,12 @@ pub struct CredentialStatus {
     pub serial: String,
     /// When it ends.
     pub expiry_time: Time,
+    /// When it was issued; revocations go by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issued_time: Option<Time>,
+    /// The generation of the spec that it was signed from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
 }
 
 fn default_ttl_seconds() -> u32 {
