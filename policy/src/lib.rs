@@ -7,7 +7,6 @@
 //! explain` and dry runs all call the same two functions.
 //!
 //! The empty [`PolicySet`] denies everything.
-#![allow(clippy::todo)]
 
 pub mod decision;
 pub mod http;
@@ -17,7 +16,7 @@ pub mod selector;
 
 mod evaluate;
 
-pub use decision::{Audited, Decision, NearestMiss, PolicyName, Verdict};
+pub use decision::{Audited, CallerMiss, Decision, DoorMiss, NearestMiss, PolicyName, Verdict};
 pub use evaluate::{evaluate_http, evaluate_open};
 pub use http::{HttpRequest, HttpRule, Method, PathPattern, PatternError};
 pub use model::{Action, Caller, CallerRule, Door, Mode, Policy, PolicySet, Protocol, Target};

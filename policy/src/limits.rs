@@ -33,5 +33,9 @@ pub const PATH_LEN: usize = 256;
 /// Length of an HTTP method in bytes.
 pub const METHOD_LEN: usize = 24;
 
-/// Audit policies that a decision lists; more are counted.
+/// Characters of a caller's method or path that a reason repeats: it goes into
+/// log lines.
+pub const SHOWN_CHARS: usize = 80;
+
+/// Audit policies that a decision lists: it goes into a log line.
 pub const AUDITED: usize = 16;

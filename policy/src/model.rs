@@ -2,6 +2,7 @@
 //! [`crate::evaluate_open`] reads.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::http::HttpRule;
 use crate::selector::AttributeSelector;
@@ -131,4 +132,13 @@ pub enum Target {
     Port(u16),
     /// A service of the device.
     Service(String),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port(port) => write!(f, "port {port}"),
+            Self::Service(service) => write!(f, "service {service}"),
+        }
+    }
 }
