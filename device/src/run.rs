@@ -8,7 +8,7 @@ use fairway_endpoint::{
     ClockSource, CredentialSource, Endpoint, EndpointConfig, Metrics, OpenError, RelayUse, StartError, Status, Stream,
 };
 use fairway_identity::{Address, Destination};
-use fairway_session::{OpenRequest, OpenTarget};
+use fairway_session::OpenRequest;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -98,8 +98,7 @@ impl Device {
     /// # Errors
     /// Says who refused, or what was waited for in vain.
     pub async fn open(&self, to: &Destination) -> Result<Stream, OpenError> {
-        let request = OpenRequest { target: OpenTarget::Port(to.port), traceparent: None };
-        self.endpoint.open(&to.address, request).await
+        self.endpoint.open(&to.address, OpenRequest::port(to.port)).await
     }
 
     /// What there is right now.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fairway_daemon::Drain;
 use fairway_identity::{AddressError, Destination};
-use fairway_session::{OpenRequest, OpenTarget};
+use fairway_session::OpenRequest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
@@ -120,10 +120,10 @@ impl Inlet {
     async fn connect(&self, socket: TcpStream) {
         let Destination { address, port } = &self.to;
         let mut connection = Connection::start(&self.metrics, Direction::Outbound, address.to_string(), *port);
-        let request = OpenRequest { target: OpenTarget::Port(*port), traceparent: None };
+        let request = OpenRequest::port(*port);
         let end = match self.endpoint.open(address, request).await {
             Ok(stream) => {
-                connection.peer(stream.peer().id_text());
+                connection.peer(stream.peer());
                 joined(join(socket, stream, Bytes::new()).await)
             }
             Err(error) => {

@@ -5,14 +5,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ::http::header::HeaderValue;
 use ::http::{HeaderMap, Request, Response, StatusCode};
 use bytes::Bytes;
 use fairway_daemon::Drain;
-use fairway_session::{Grant, OpenRequest, Refusal, code};
+use fairway_policy::Decision;
+use fairway_session::{Door, Grant, HttpAnswer, HttpPass, OpenRequest, PeerInfo, Permit, Refusal, code};
+use http_body_util::BodyExt as _;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -76,19 +78,28 @@ impl Outlet {
     }
 
     async fn deliver(&self, incoming: Incoming) {
-        let Incoming { grant, open, stream } = incoming;
-        let mut connection = Connection::start(&self.metrics, Direction::Inbound, grant.target().to_string(), grant.port());
-        connection.peer(grant.peer().id_text());
-        connection.policy(grant.by());
-        let end = match self.connect(&grant).await {
-            Ok(socket) if grant.needs_http() => self.serve_http(socket, grant, &open, stream).await,
+        let Incoming { grant, open, mut stream } = incoming;
+        let (door, http) = match grant.permit() {
+            Permit::Tcp(door) => (door.clone(), false),
+            Permit::Http(door) => (door.clone(), true),
+            // Control streams go to the authority's front, never to an app.
+            Permit::Control => return stream.refuse(Refusal::new(code::NO_CONTROL, "no app takes control streams")),
+        };
+        let mut connection = Connection::start(&self.metrics, Direction::Inbound, door.service.clone(), door.local_port);
+        connection.peer(grant.peer());
+        connection.policy(grant.decision().and_then(|decision| decision.by.as_ref()));
+        audit(&grant);
+        let end = match self.connect(&door).await {
             Ok(socket) => {
-                let mut stream = stream;
                 stream.accept();
-                joined(join(socket, stream, Bytes::new()).await)
+                if http {
+                    self.serve_http(App::new(self.clone(), socket, door, grant), &open, stream).await
+                } else {
+                    joined(join(socket, stream, Bytes::new()).await)
+                }
             }
             Err(refusal) => {
-                let end = End::without_bytes(Outcome::Failed, refusal.reason().to_owned(), &refusal.text);
+                let end = End::without_bytes(Outcome::Failed, refusal.word(), &refusal.text);
                 stream.refuse(refusal);
                 end
             }
@@ -96,45 +107,43 @@ impl Outlet {
         connection.end(&end);
     }
 
-    async fn connect(&self, grant: &Grant) -> Result<TcpStream, Refusal> {
-        let address = self.local_address(grant)?;
-        let refuse = |text: String| Refusal::new(code::CONNECT_REFUSED, text);
+    async fn connect(&self, door: &Door) -> Result<TcpStream, Refusal> {
+        let address = self.local_address(door)?;
         match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
             Ok(Ok(socket)) => {
                 // Small writes are common, and whoever wrote them waits for the answer.
                 let _ = socket.set_nodelay(true);
                 Ok(socket)
             }
-            Ok(Err(error)) => Err(refuse(format!("the app at {address} cannot be connected to: {error}"))),
-            Err(_) => Err(refuse(format!("the app at {address} did not accept within {} s", CONNECT_TIMEOUT.as_secs()))),
+            Ok(Err(error)) => Err(Refusal::new(code::CONNECT_REFUSED, format!("the app at {address} cannot be connected to: {error}"))),
+            Err(_) => {
+                let text = format!("the app at {address} did not accept within {} s", CONNECT_TIMEOUT.as_secs());
+                Err(Refusal::new(code::CONNECT_TIMEOUT, text))
+            }
         }
     }
 
-    fn local_address(&self, grant: &Grant) -> Result<SocketAddr, Refusal> {
+    fn local_address(&self, door: &Door) -> Result<SocketAddr, Refusal> {
         match &*self.delivery {
             Delivery::Pod { listening, exposed } => {
-                let port = grant.local_port();
+                let port = door.local_port;
                 if !exposed.contains(&port) {
                     require_loopback(listening, port)?;
                 }
                 Ok((Ipv4Addr::LOCALHOST, port).into())
             }
-            Delivery::Device { services } => grant.service().and_then(|service| services.get(service)).copied().ok_or_else(|| {
-                Refusal::new(code::NOT_LISTENING, "the device's config has no such service".to_owned())
+            Delivery::Device { services } => services.get(&door.service).copied().ok_or_else(|| {
+                Refusal::new(code::NOT_LISTENING, format!("the device's config has no service {}", door.service))
             }),
         }
     }
 
-    async fn serve_http(&self, first: TcpStream, grant: Grant, open: &OpenRequest, mut stream: Stream) -> End {
-        stream.accept();
-        let app = App { outlet: self.clone(), first: Arc::new(std::sync::Mutex::new(Some(first))), grant: Arc::new(grant) };
-        let traceparent = open.traceparent.clone();
+    async fn serve_http(&self, app: App, open: &OpenRequest, stream: Stream) -> End {
+        let traceparent = open.traceparent.as_deref().and_then(|text| HeaderValue::from_str(text).ok());
         let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
             let app = app.clone();
-            if let Some(parent) = &traceparent
-                && let Ok(value) = HeaderValue::from_str(parent)
-            {
-                request.headers_mut().entry("traceparent").or_insert(value);
+            if let Some(parent) = &traceparent {
+                request.headers_mut().entry("traceparent").or_insert_with(|| parent.clone());
             }
             async move { Ok::<_, std::convert::Infallible>(app.handle(request).await) }
         });
@@ -142,6 +151,13 @@ impl Outlet {
             Ok(()) => End::without_bytes(Outcome::Allowed, "done", ""),
             Err(error) => End::without_bytes(Outcome::Allowed, "reset", chain(&*error)),
         }
+    }
+}
+
+/// Audited policies never change a verdict; this is how they are seen.
+fn audit(grant: &Grant) {
+    for audited in grant.decision().into_iter().flat_map(|decision| &decision.audited) {
+        tracing::info!(event = "audit", peer = %grant.peer(), policy = %audited.policy, action = ?audited.action);
     }
 }
 
@@ -160,72 +176,106 @@ fn require_loopback(listening: &ListenTable, port: u16) -> Result<(), Refusal> {
 
 /// The app behind one stream of HTTP.
 #[derive(Clone)]
-struct App {
+struct App(Arc<AppInner>);
+
+struct AppInner {
     outlet: Outlet,
     /// The connection that was made before the stream was accepted, for the first request.
-    first: Arc<std::sync::Mutex<Option<TcpStream>>>,
-    grant: Arc<Grant>,
+    first: Mutex<Option<TcpStream>>,
+    door: Door,
+    grant: Grant,
 }
 
 impl App {
+    fn new(outlet: Outlet, first: TcpStream, door: Door, grant: Grant) -> Self {
+        Self(Arc::new(AppInner { outlet, first: Mutex::new(Some(first)), door, grant }))
+    }
+
     async fn handle(&self, request: Request<hyper::body::Incoming>) -> Response<Body> {
         let span = tracing::info_span!("deliver", otel.kind = "server", method = %request.method());
         trace::continue_from(&span, request.headers());
         self.decide(request, &span).instrument(span.clone()).await
     }
 
-    async fn decide(&self, mut request: Request<hyper::body::Incoming>, span: &tracing::Span) -> Response<Body> {
-        let metrics = &self.outlet.metrics;
+    async fn decide(&self, request: Request<hyper::body::Incoming>, span: &tracing::Span) -> Response<Body> {
+        let metrics = &self.0.outlet.metrics;
         if let Err(error) = http::check(request.uri(), request.headers()) {
             metrics.count_request(Outcome::Failed);
-            return refusal(StatusCode::BAD_REQUEST, "ambiguous-request", &error.to_string());
+            return refusal(StatusCode::BAD_REQUEST, "bad-request", &error.to_string());
         }
-        let decision = self.grant.authorize_http(request.method().as_str(), request.uri().path());
-        if !decision.is_allowed() {
-            metrics.count_request(Outcome::Denied);
-            tracing::info!(event = "request", peer = %self.grant.peer().id_text(), method = %request.method(), path = request.uri().path(), decision = "denied", reason = %decision);
-            return refusal(StatusCode::FORBIDDEN, "policy-denied", &decision.to_string());
+        match self.0.grant.authorize_http(request.method().as_str(), request.uri().path()) {
+            HttpAnswer::Allowed { pass, .. } => {
+                metrics.count_request(Outcome::Allowed);
+                self.pass_on(request, pass, span).await
+            }
+            HttpAnswer::Denied(decision) => {
+                metrics.count_request(Outcome::Denied);
+                self.deny(&request, &decision)
+            }
+            HttpAnswer::Ended(ended) => {
+                metrics.count_request(Outcome::Failed);
+                refusal(StatusCode::FORBIDDEN, ended.word(), &ended.text)
+            }
         }
-        metrics.count_request(Outcome::Allowed);
-        self.introduce(request.headers_mut());
+    }
+
+    fn deny(&self, request: &Request<hyper::body::Incoming>, decision: &Decision) -> Response<Body> {
+        let text = match (&decision.reason, &decision.by) {
+            (Some(reason), _) => reason.to_string(),
+            (None, by) => format!("denied by {}", by.as_ref().map_or("default".to_owned(), ToString::to_string)),
+        };
+        tracing::info!(event = "request", peer = %self.0.grant.peer(), method = %request.method(), path = request.uri().path(), decision = "denied", reason = "policy-denied", detail = %text);
+        refusal(StatusCode::FORBIDDEN, "policy-denied", &text)
+    }
+
+    async fn pass_on(&self, mut request: Request<hyper::body::Incoming>, pass: HttpPass, span: &tracing::Span) -> Response<Body> {
+        introduce(request.headers_mut(), self.0.grant.peer());
         trace::hand_on(span, request.headers_mut());
         let socket = match self.socket().await {
             Ok(socket) => socket,
-            Err(refused) => return refusal(StatusCode::BAD_GATEWAY, refused.reason(), &refused.text),
+            Err(refused) => return refusal(StatusCode::BAD_GATEWAY, refused.word(), &refused.text),
         };
         match forward::send(socket, request).await {
             Ok(mut response) => {
                 // `fairway-reason` is Fairway's own word.
                 http::remove_reserved(response.headers_mut());
-                response
+                // The pass lives until the answer is through: a change of policy ends it till then.
+                response.map(|body| {
+                    body.map_frame(move |frame| {
+                        let _held = &pass;
+                        frame
+                    })
+                    .boxed()
+                })
             }
             Err(error) => refusal(StatusCode::BAD_GATEWAY, "app-failed", &chain(&error)),
         }
     }
 
     async fn socket(&self) -> Result<TcpStream, Refusal> {
-        let first = self.first.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let first = self.0.first.lock().unwrap_or_else(PoisonError::into_inner).take();
         match first {
             Some(socket) => Ok(socket),
-            None => self.outlet.connect(&self.grant).await,
+            None => self.0.outlet.connect(&self.0.door).await,
         }
     }
+}
 
-    /// Tells the app who called. Whatever the caller wrote under these names is gone.
-    fn introduce(&self, headers: &mut HeaderMap) {
-        http::remove_hop_by_hop(headers);
-        http::remove_reserved(headers);
-        let peer = self.grant.peer();
-        let attributes = http::encode_attributes(peer.attributes());
-        let authentication = format!("live; issued={}; expires={}", peer.issued_at(), peer.expires());
-        for (name, value) in [
-            (http::PEER, peer.id_text()),
-            (http::PEER_ATTRIBUTES, attributes),
-            (http::PEER_AUTHENTICATION, authentication),
-        ] {
-            if let Ok(value) = HeaderValue::from_str(&value) {
-                headers.insert(name, value);
-            }
+/// Tells the app who called. Whatever the caller wrote under these names is gone.
+fn introduce(headers: &mut HeaderMap, peer: &PeerInfo) {
+    http::remove_hop_by_hop(headers);
+    http::remove_reserved(headers);
+    let Some(verified) = peer.verified() else { return };
+    let pairs = verified.attributes().iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let attributes = http::encode_attributes(pairs);
+    let authentication = format!("live; issued={}; expires={}", verified.issued_at(), verified.expires());
+    for (name, value) in [
+        (http::PEER, peer.to_string()),
+        (http::PEER_ATTRIBUTES, attributes),
+        (http::PEER_AUTHENTICATION, authentication),
+    ] {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(name, value);
         }
     }
 }

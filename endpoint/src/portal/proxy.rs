@@ -8,7 +8,7 @@ use ::http::uri::{Authority, Scheme};
 use ::http::{Method, Request, Response, StatusCode};
 use fairway_daemon::Drain;
 use fairway_identity::{Address, Destination};
-use fairway_session::{OpenRequest, OpenTarget};
+use fairway_session::OpenRequest;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -101,7 +101,7 @@ impl Proxy {
     /// 403 when the peer's policy says no, 502/503/504 when it was not reached.
     async fn forward(&self, mut request: Request<Incoming>, to: Destination) -> Response<Body> {
         if let Err(error) = http::check(request.uri(), request.headers()) {
-            return refusal(StatusCode::BAD_REQUEST, "ambiguous-request", &error.to_string());
+            return refusal(StatusCode::BAD_REQUEST, "bad-request", &error.to_string());
         }
         let span = tracing::info_span!("proxy", otel.kind = "client", destination = %to.address, port = to.port, method = %request.method());
         trace::continue_from(&span, request.headers());
@@ -110,7 +110,7 @@ impl Proxy {
         let work = async {
             let (response, end) = match self.open(&to, request.headers()).await {
                 Ok(stream) => {
-                    connection.peer(stream.peer().id_text());
+                    connection.peer(stream.peer());
                     send(stream, request).await
                 }
                 Err(error) => not_opened(&error),
@@ -131,7 +131,7 @@ impl Proxy {
                 return response;
             }
         };
-        connection.peer(stream.peer().id_text());
+        connection.peer(stream.peer());
         let (guard, drain) = (drain.guard(), drain.clone());
         tokio::spawn(async move {
             let _guard = guard;
@@ -145,7 +145,7 @@ impl Proxy {
     }
 
     async fn open(&self, to: &Destination, headers: &::http::HeaderMap) -> Result<Stream, OpenError> {
-        let request = OpenRequest { target: OpenTarget::Port(to.port), traceparent: trace::traceparent(headers) };
+        let request = OpenRequest::port(to.port).with_traceparent(trace::traceparent(headers));
         self.endpoint.open(&to.address, request).await
     }
 }
