@@ -6,7 +6,7 @@
 //! through the [`Signer`] trait, so that a key may live in a TPM. Whatever
 //! arrives from outside is bounded ([`limits`]) before it is decoded.
 //!
-//! Reading order: [`name`], [`address`], [`key`], [`credential`], [`trust`],
+//! Reading order: [`name`], [`address`], [`key`], [`credential`], [`trust`], [`peer`],
 //! then [`ticket`], [`proof`], [`signed_time`], [`revocation`].
 //!
 //! A [`VerifiedPeer`] can be made in one place only,
@@ -18,6 +18,7 @@ pub mod credential;
 pub mod key;
 pub mod limits;
 pub mod name;
+pub mod peer;
 pub mod proof;
 pub mod revocation;
 pub mod signed_time;
@@ -34,10 +35,9 @@ pub use address::{Address, AddressError, Destination, HostPort};
 pub use credential::{CredentialClaims, CredentialError, Form, IssueError, Serial, Uid, issue};
 pub use key::{Ed25519Key, KeyError, SignError, Signer, VerifyingKey};
 pub use name::{AccountName, Label, NameError, SpiffeId, Subject, TrustDomain};
+pub use peer::VerifiedPeer;
 pub use revocation::{Revocation, RevocationError, RevocationList};
 pub use signed_time::{SignedTime, SignedTimeError};
 pub use ticket::{Ticket, TicketError};
 pub use time::{Clock, UnixSeconds};
-pub use trust::{
-    Issuer, IssuerId, RootHash, TrustSet, TrustSetError, VerifiedPeer, VerifiedTrustSet,
-};
+pub use trust::{Issuer, IssuerId, RootHash, TrustSet, TrustSetError, VerifiedTrustSet};

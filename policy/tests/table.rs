@@ -5,6 +5,7 @@
 //! A caller rule: `dev[:NAMESPACE[/NAME]][KEY=VALUE&KEY in A|B&KEY notin A&KEY&!KEY]`,
 //! `sa[:NAMESPACE[/ACCOUNT]]`; `*` is any.
 //! A door: `PORT`, `SERVICE`, `any`, with `http` and rules: `8080/http(GET|POST /a|/b/*)`.
+#![allow(clippy::unwrap_used)] // The helpers are test code too.
 
 use std::collections::BTreeMap;
 
