@@ -1,1 +1,4 @@
-//! fairway-operator.
+//! The operator of Fairway.
+
+pub mod inject;
+pub mod limits;
