@@ -1,5 +1,7 @@
 //! The buffer that packets go out in.
 
+use crate::limits;
+
 /// Packets on their way out, one behind the other, each with `headroom` bytes
 /// before it that the caller fills in (a link's frame header). One large write
 /// of [`Batch::as_slice`] sends them all. Made once and used again and again:
@@ -25,9 +27,10 @@ impl Batch {
     }
 
     /// Limits the bytes of packets (without headroom) that may still be put
-    /// in: what the link below has credit for. A packet that would not fit is
-    /// not made. With less room than [`limits::MAX_PACKET`](crate::limits::MAX_PACKET)
-    /// smaller packets are made; with none, none at all. Reset by [`Batch::clear`].
+    /// in: what the link below has credit for. A packet is only made while
+    /// there is room for one of [`limits::MAX_PACKET`]; with less,
+    /// [`Channel::poll_output`](crate::Channel::poll_output) gives events and
+    /// timeouts only. Reset by [`Batch::clear`].
     pub fn set_room(&mut self, bytes: usize) {
         self.room = bytes;
     }
@@ -60,8 +63,71 @@ impl Batch {
         })
     }
 
+    /// Whether another packet of any size may be put in.
+    pub(crate) fn has_room(&self) -> bool {
+        self.ends.len() < limits::MAX_BATCH && self.room >= limits::MAX_PACKET
+    }
+
+    /// Starts a packet; what is appended to [`Batch::buffer`] from the offset
+    /// that this gives is the packet.
+    pub(crate) fn begin(&mut self) -> usize {
+        self.buffer.resize(self.buffer.len() + self.headroom, 0);
+        self.buffer.len()
+    }
+
+    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.buffer
+    }
+
+    /// The packet that began at `start` is complete.
+    pub(crate) fn end(&mut self, start: usize) {
+        self.room = self.room.saturating_sub(self.buffer.len() - start);
+        self.ends.push(self.buffer.len());
+    }
+
+    /// There is no packet after all.
+    pub(crate) fn abort(&mut self, start: usize) {
+        self.buffer.truncate(start - self.headroom);
+    }
+
     /// Everything, contiguous: headroom, packet, headroom, packet, ...
     pub fn as_slice(&self) -> &[u8] {
         &self.buffer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_lie_one_behind_the_other_with_their_headroom() {
+        let mut batch = Batch::new(2);
+        for text in [&b"first"[..], b"second"] {
+            let start = batch.begin();
+            batch.buffer().extend_from_slice(text);
+            batch.end(start);
+        }
+        let start = batch.begin();
+        batch.abort(start);
+        for packet in batch.packets_mut() {
+            packet[..2].copy_from_slice(b"##");
+        }
+        assert_eq!(batch.as_slice(), b"##first##second");
+        assert_eq!(batch.len(), 2);
+        batch.clear();
+        assert!(batch.is_empty() && batch.as_slice().is_empty());
+    }
+
+    #[test]
+    fn room_is_counted_down() {
+        let mut batch = Batch::new(8);
+        assert!(batch.has_room());
+        batch.set_room(limits::MAX_PACKET + 3);
+        assert!(batch.has_room());
+        let start = batch.begin();
+        batch.buffer().extend_from_slice(&[0; 4]);
+        batch.end(start);
+        assert!(!batch.has_room());
     }
 }

@@ -2,7 +2,9 @@
 
 use thiserror::Error;
 
-use crate::Time;
+use crate::{Time, limits};
+
+const MAX_KEY_LIMIT: u64 = limits::MAX_KEY_RECORDS - 1024;
 
 /// Settings of one side. They need not agree between the two: each limit is
 /// told to the peer by credit.
@@ -41,7 +43,7 @@ impl Config {
             keepalive: Some(Time::from_secs(30)),
             idle_timeout: Some(Time::from_secs(90)),
             handshake_timeout: Time::from_secs(10),
-            key_limit: 1 << 23,
+            key_limit: MAX_KEY_LIMIT,
         }
     }
 
@@ -73,8 +75,8 @@ impl Config {
     }
 
     /// Silence after which a PING is sent, so that NATs keep the path and a
-    /// dead peer is found. `None`: never. A quarter of it applies while
-    /// something is unacknowledged.
+    /// dead peer is found. `None`: never. While something is unacknowledged the
+    /// peer is probed much sooner anyway.
     pub fn keepalive(mut self, every: Option<Time>) -> Self {
         self.keepalive = every;
         self
@@ -93,11 +95,11 @@ impl Config {
         self
     }
 
-    /// After how many records the channel's key is used up and the channel
-    /// closes. At most 2^24, far below what AES-GCM allows for records of
-    /// 16 KiB (RFC 8446 section 5.5: 2^24.5).
+    /// After how many records of this side its key is used up and the channel
+    /// closes. The largest, and the default, is 2^24 - 1024: what
+    /// [`limits::MAX_KEY_RECORDS`] allows, less some for saying goodbye.
     pub fn key_limit(mut self, records: u64) -> Result<Self, ConfigError> {
-        self.key_limit = in_range("key limit", records, 16, 1 << 24)?;
+        self.key_limit = in_range("key limit", records, 16, MAX_KEY_LIMIT)?;
         Ok(self)
     }
 }

@@ -16,6 +16,9 @@ pub enum CreateError {
     /// The dialled name is empty.
     #[error("the dialled name is empty: a channel is always to somebody")]
     DialledEmpty,
+    /// The crypto library could not make a key (it could not get randomness).
+    #[error("the crypto library could not make a key; is the system out of randomness?")]
+    Crypto,
 }
 
 /// A packet is not a first handshake packet that this version understands.

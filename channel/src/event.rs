@@ -72,6 +72,9 @@ pub enum Event {
         /// What the peer said.
         reason: Reason,
     },
+    /// The peer allows more streams, after [`Channel::open`](crate::Channel::open)
+    /// was refused with [`OpenError::TooMany`](crate::OpenError::TooMany).
+    StreamsAvailable,
     /// A datagram of the peer.
     Datagram(Bytes),
     /// The peer answered a [`Channel::ping`](crate::Channel::ping).
@@ -153,8 +156,6 @@ impl Code {
     pub const IDLE_TIMEOUT: Self = Self(0x05);
     /// The channel's key has sealed as many records as it may.
     pub const KEY_EXHAUSTED: Self = Self(0x06);
-    /// Data that was sent was never acknowledged although probed for.
-    pub const PEER_UNREACHABLE: Self = Self(0x07);
     /// The first code that the layers above may give a meaning to.
     pub const FIRST_FREE: Self = Self(0x100);
 
@@ -168,7 +169,6 @@ impl Code {
             Self::HANDSHAKE_TIMEOUT => Some("handshake-timeout"),
             Self::IDLE_TIMEOUT => Some("idle-timeout"),
             Self::KEY_EXHAUSTED => Some("key-exhausted"),
-            Self::PEER_UNREACHABLE => Some("peer-unreachable"),
             _ => None,
         }
     }

@@ -4,6 +4,8 @@ use core::fmt;
 
 use zeroize::Zeroizing;
 
+use crate::crypto;
+
 /// An X25519 private key. Zeroized when dropped, never printed.
 #[derive(Clone)]
 pub struct StaticSecret(Zeroizing<[u8; 32]>);
@@ -16,7 +18,7 @@ impl StaticSecret {
 
     /// The public key, which the credential certifies.
     pub fn public(&self) -> [u8; 32] {
-        todo!()
+        crypto::x25519_public(&self.0)
     }
 
     pub(crate) fn expose(&self) -> &[u8; 32] {

@@ -1,18 +1,25 @@
 //! Every bound on what comes from outside, with its reason.
 
-/// Plaintext of one record: large enough that sealing, not bookkeeping,
-/// costs (16 to 64 KiB measure the same).
-pub const MAX_RECORD_PLAINTEXT: usize = 16 * 1024;
+/// The largest packet of any kind: 16 KiB of stream data in one record (16 to
+/// 64 KiB cost the same per byte), and 256 bytes for all that is around them.
+pub const MAX_PACKET: usize = 16 * 1024 + 256;
 
 /// Bytes around the plaintext of a record: type, packet number, tag.
 pub const RECORD_OVERHEAD: usize = 1 + 8 + 16;
 
-/// The largest packet of any kind.
-pub const MAX_PACKET: usize = MAX_RECORD_PLAINTEXT + RECORD_OVERHEAD;
+/// Plaintext of one record.
+pub const MAX_RECORD_PLAINTEXT: usize = MAX_PACKET - RECORD_OVERHEAD;
+
+/// Data in one STREAM frame.
+pub const MAX_STREAM_DATA: usize = 16 * 1024;
 
 /// Packets in one batch: 256 KiB at most, one `write` of a size that sockets
 /// take well.
 pub const MAX_BATCH: usize = 16;
+
+/// Records under one key. RFC 8446 section 5.5 allows 2^24.5 full-size records
+/// for AES-GCM.
+pub const MAX_KEY_RECORDS: u64 = 1 << 24;
 
 /// A hello: a credential is at most 1 KiB, a trust set a few.
 pub const MAX_HELLO: usize = 4096;
@@ -26,5 +33,43 @@ pub const MAX_REASON: usize = 256;
 /// A datagram: fits the smallest path MTU of QUIC below.
 pub const MAX_DATAGRAM: usize = 1200;
 
+/// Datagrams waiting in one direction. More would only get older.
+pub const MAX_DATAGRAMS: usize = 64;
+
 /// The dialled name in handshake 1 (its length is one byte).
 pub const MAX_DIALLED: usize = 255;
+
+/// Ranges in an ACK that this side sends: gaps beyond are so old that their
+/// packets have been sent again.
+pub const MAX_ACK_RANGES: usize = 32;
+
+/// Ranges in an ACK that this side reads; a longer one is a violation.
+pub const MAX_ACK_RANGES_READ: usize = 64;
+
+/// Settings in a SETTINGS frame: a few now, room for later versions.
+pub const MAX_SETTINGS: usize = 32;
+
+/// Packets whose acknowledgement is awaited. Beyond, only acknowledgements
+/// are sent: about 1 MiB of bookkeeping in the worst case, and more than any
+/// window of full records needs.
+pub const MAX_UNACKNOWLEDGED: usize = 8192;
+
+/// Pieces of streams that arrived ahead of a gap, over all streams of a
+/// channel. Beyond, a packet is dropped as if it had been lost.
+pub const MAX_PIECES: usize = 4096;
+
+/// Pieces of received data from here on are kept as slices of their packet;
+/// smaller ones are copied together, so that a small piece never holds a large
+/// packet (or the read buffer that it is a slice of) in memory.
+pub const MIN_ZERO_COPY: usize = 8 * 1024;
+
+/// Writes up to here are copied together while others wait to be sent, so
+/// that many small ones cost their bytes and not a slice each.
+pub const MAX_COALESCED_WRITE: usize = 2048;
+
+/// Records that are kept while the layer above looks at the peer's hello.
+pub const MAX_HELD_RECORDS: usize = 16;
+
+/// How often a closed channel repeats its CLOSE to a peer that goes on
+/// sending (it answers packets 1, 2, 4, 8, ...).
+pub const MAX_CLOSE_REPEATS: u32 = 8;

@@ -1,0 +1,392 @@
+//! What was sent and not yet acknowledged: loss, round trip time, probes.
+//!
+//! After RFC 9002, without its congestion control: the link below has one.
+//! A lost packet is never sent again as it was; what it carried goes out in a
+//! new one.
+
+use std::collections::VecDeque;
+
+use crate::{StreamId, Time, ack::MAX_ACK_DELAY, frame::AckFrame};
+
+/// A packet is lost when this many later ones arrived (RFC 9002 section 6.1.1).
+const PACKET_THRESHOLD: u64 = 3;
+/// Guess of the round trip before it has been measured.
+const INITIAL_RTT: Time = Time::from_millis(200);
+/// No timer is finer than this.
+const GRANULARITY: Time = Time::from_millis(5);
+/// A probe is not sent before this, so that a peer whose process had to wait
+/// for a processor is not sent 16 KiB a second time.
+const MIN_PROBE: Time = Time::from_millis(100);
+/// Nor is it ever longer than this until the next probe: a link that comes
+/// back is used within that time.
+const MAX_PROBE: Time = Time::from_secs(5);
+
+/// Something that a packet carried and that must arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Carried {
+    Stream {
+        stream: StreamId,
+        offset: u64,
+        length: u32,
+        fin: bool,
+    },
+    Open(StreamId),
+    Accept(StreamId),
+    Reset(StreamId),
+    Stop(StreamId),
+    MaxStreamData(StreamId),
+    MaxData,
+    MaxStreams,
+    Hello,
+    Settings,
+    /// Not sent again by itself; tells that the peer is alive.
+    Ping,
+    /// Not sent again: an ACK with this highest number.
+    Ack(u64),
+}
+
+/// What became of something that was carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Arrived,
+    Lost,
+}
+
+/// What one packet carried. Nearly always one thing, which needs no allocation.
+#[derive(Debug, Default)]
+pub(crate) struct Cargo {
+    first: Option<Carried>,
+    more: Vec<Carried>,
+    /// Whether an acknowledgement must come (RFC 9000 section 13.2).
+    pub(crate) eliciting: bool,
+}
+
+impl Cargo {
+    pub(crate) fn push(&mut self, carried: Carried) {
+        self.eliciting |= !matches!(carried, Carried::Ack(_));
+        match self.first {
+            None => self.first = Some(carried),
+            Some(_) => self.more.push(carried),
+        }
+    }
+
+    fn unload(self, fate: Fate, each: &mut impl FnMut(Fate, Carried)) {
+        for carried in self.first.into_iter().chain(self.more) {
+            each(fate, carried);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Sent {
+    number: u64,
+    at: Time,
+    /// `None` once acknowledged or given up.
+    cargo: Option<Cargo>,
+}
+
+/// The peer acknowledged what was never sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NeverSent;
+
+/// Packets on their way, and the clocks on them.
+#[derive(Debug, Default)]
+pub(crate) struct Recovery {
+    /// Packets that want an acknowledgement, oldest first.
+    sent: VecDeque<Sent>,
+    /// How many of `sent` still have their cargo.
+    in_flight: usize,
+    largest_acked: Option<u64>,
+    rtt: Option<Rtt>,
+    /// When the oldest packet counts as lost by time.
+    loss_at: Option<Time>,
+    /// The time that the next probe is counted from.
+    probe_from: Time,
+    /// Probes since the last acknowledgement.
+    probes: u32,
+    lost: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Rtt {
+    smoothed: Time,
+    variation: Time,
+    latest: Time,
+}
+
+impl Recovery {
+    /// How many packets are being tracked; bounded by the caller.
+    pub(crate) fn tracked(&self) -> usize {
+        self.sent.len()
+    }
+
+    /// Packets found lost so far.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// The smoothed round trip time, once measured.
+    pub(crate) fn rtt(&self) -> Option<Time> {
+        self.rtt.map(|rtt| rtt.smoothed)
+    }
+
+    /// A measurement from the handshake, before the first acknowledgement.
+    pub(crate) fn first_rtt(&mut self, rtt: Time) {
+        self.rtt.get_or_insert(Rtt::new(rtt));
+    }
+
+    /// A packet that wants an acknowledgement went out. Numbers ascend.
+    pub(crate) fn on_sent(&mut self, number: u64, cargo: Cargo, now: Time) {
+        self.probe_from = now;
+        self.in_flight += 1;
+        self.sent.push_back(Sent {
+            number,
+            at: now,
+            cargo: Some(cargo),
+        });
+    }
+
+    /// Takes an ACK; hands out what arrived and what is thereby known to be lost.
+    pub(crate) fn on_ack(
+        &mut self,
+        ack: &AckFrame<'_>,
+        next_number: u64,
+        now: Time,
+        mut each: impl FnMut(Fate, Carried),
+    ) -> Result<(), NeverSent> {
+        if ack.largest >= next_number {
+            return Err(NeverSent);
+        }
+        let mut newest = None;
+        for (low, high) in ack.ranges() {
+            let from = self.sent.partition_point(|sent| sent.number < low);
+            let range = self.sent.iter_mut().skip(from);
+            for sent in range.take_while(|sent| sent.number <= high) {
+                if let Some(cargo) = sent.cargo.take() {
+                    self.in_flight -= 1;
+                    newest = newest.max(Some((sent.number, sent.at)));
+                    cargo.unload(Fate::Arrived, &mut each);
+                }
+            }
+        }
+        if let Some((number, at)) = newest {
+            self.probes = 0;
+            if number == ack.largest {
+                self.sample(now.saturating_sub(at), ack.delay);
+            }
+        }
+        self.largest_acked = self.largest_acked.max(Some(ack.largest));
+        self.find_lost(now, &mut each);
+        Ok(())
+    }
+
+    /// When [`Recovery::on_timeout`] wants to be called.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        if self.in_flight == 0 {
+            return None;
+        }
+        self.loss_at
+            .or_else(|| Some(self.probe_from + self.probe_after()))
+    }
+
+    /// Finds what time says is lost or, when nothing has been heard for long,
+    /// gives up the oldest packet, whose cargo thereby becomes the probe.
+    pub(crate) fn on_timeout(&mut self, now: Time, mut each: impl FnMut(Fate, Carried)) {
+        if self.deadline().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        if self.loss_at.is_some() {
+            self.find_lost(now, &mut each);
+            return;
+        }
+        self.probes = self.probes.saturating_add(1);
+        self.probe_from = now;
+        let oldest = self.sent.iter_mut().find_map(|sent| sent.cargo.take());
+        if let Some(cargo) = oldest {
+            self.in_flight -= 1;
+            cargo.unload(Fate::Lost, &mut each);
+        }
+        self.drop_settled();
+    }
+
+    fn probe_after(&self) -> Time {
+        let base = match self.rtt {
+            Some(rtt) => rtt.smoothed + (rtt.variation * 4).max(GRANULARITY),
+            None => INITIAL_RTT * 2,
+        };
+        let base = (base + MAX_ACK_DELAY).max(MIN_PROBE);
+        base.saturating_mul(1 << self.probes.min(10)).min(MAX_PROBE)
+    }
+
+    fn sample(&mut self, latest: Time, delay_micros: u64) {
+        // The peer's word about its delay counts up to what it may delay.
+        let delay = Time::from_micros(delay_micros).min(MAX_ACK_DELAY);
+        let adjusted = latest.saturating_sub(delay);
+        match &mut self.rtt {
+            None => self.rtt = Some(Rtt::new(adjusted)),
+            Some(rtt) => {
+                // RFC 9002 section 5.3.
+                rtt.latest = latest;
+                rtt.variation = (rtt.variation * 3 + rtt.smoothed.abs_diff(adjusted)) / 4;
+                rtt.smoothed = (rtt.smoothed * 7 + adjusted) / 8;
+            }
+        }
+    }
+
+    /// RFC 9002 section 6.1: lost is what is three packets, or 9/8 of a round
+    /// trip, behind an acknowledged one.
+    fn find_lost(&mut self, now: Time, each: &mut impl FnMut(Fate, Carried)) {
+        self.loss_at = None;
+        let Some(largest) = self.largest_acked else {
+            return;
+        };
+        let rtt = self
+            .rtt
+            .map_or(INITIAL_RTT, |rtt| rtt.smoothed.max(rtt.latest));
+        let patience = (rtt * 9 / 8).max(GRANULARITY);
+        for sent in self
+            .sent
+            .iter_mut()
+            .take_while(|sent| sent.number < largest)
+        {
+            let overdue = sent.at + patience;
+            if largest - sent.number < PACKET_THRESHOLD && overdue > now {
+                if sent.cargo.is_some() {
+                    self.loss_at = Some(self.loss_at.map_or(overdue, |at| at.min(overdue)));
+                }
+            } else if let Some(cargo) = sent.cargo.take() {
+                self.in_flight -= 1;
+                self.lost += 1;
+                cargo.unload(Fate::Lost, each);
+            }
+        }
+        self.drop_settled();
+    }
+
+    fn drop_settled(&mut self) {
+        while self.sent.front().is_some_and(|sent| sent.cargo.is_none()) {
+            self.sent.pop_front();
+        }
+        if self.sent.is_empty() && self.sent.capacity() > 64 {
+            // An idle channel stays small.
+            self.sent = VecDeque::new();
+        }
+    }
+}
+
+impl Rtt {
+    fn new(first: Time) -> Self {
+        Self {
+            smoothed: first,
+            variation: first / 2,
+            latest: first,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame;
+
+    fn at(millis: u64) -> Time {
+        Time::from_millis(millis)
+    }
+
+    fn cargo(length: u32) -> Cargo {
+        let mut cargo = Cargo::default();
+        cargo.push(carried(length));
+        cargo
+    }
+
+    fn carried(length: u32) -> Carried {
+        Carried::Stream {
+            stream: StreamId::from_wire(0),
+            offset: 0,
+            length,
+            fin: false,
+        }
+    }
+
+    /// (arrived, lost), each by the length that was given to `cargo`.
+    fn ack(
+        recovery: &mut Recovery,
+        ranges: &[core::ops::Range<u64>],
+        now: Time,
+    ) -> (Vec<Carried>, Vec<Carried>) {
+        let mut out = Vec::new();
+        frame::put_ack(&mut out, ranges.iter(), ranges.len(), 0);
+        let Ok(frame::Frame::Ack(frame)) = frame::take(&mut &out[..]) else {
+            panic!("not an ACK")
+        };
+        let (mut arrived, mut lost) = (Vec::new(), Vec::new());
+        recovery
+            .on_ack(&frame, 100, now, |fate, carried| match fate {
+                Fate::Arrived => arrived.push(carried),
+                Fate::Lost => lost.push(carried),
+            })
+            .unwrap();
+        (arrived, lost)
+    }
+
+    fn sent(count: u64) -> Recovery {
+        let mut recovery = Recovery::default();
+        for number in 0..count {
+            recovery.on_sent(number, cargo(number as u32), at(number));
+        }
+        recovery
+    }
+
+    #[test]
+    fn three_later_packets_make_one_lost() {
+        let mut recovery = sent(5);
+        let (arrived, lost) = ack(&mut recovery, &[3..4], at(10));
+        assert_eq!((arrived, lost), (vec![carried(3)], vec![carried(0)]));
+        // 1 and 2 are late, 4 is on its way.
+        assert_eq!(recovery.in_flight, 3);
+        let mut lost = Vec::new();
+        recovery.on_timeout(at(200), |_, carried| lost.push(carried));
+        assert_eq!(lost, [carried(1), carried(2)]);
+        assert_eq!(recovery.lost(), 3);
+    }
+
+    #[test]
+    fn silence_makes_probes_of_the_oldest_ever_more_slowly() {
+        let mut recovery = sent(3);
+        let mut previous = at(2);
+        let mut waits = Vec::new();
+        for expected in 0..3 {
+            let deadline = recovery.deadline().unwrap();
+            waits.push(deadline - previous);
+            previous = deadline;
+            let mut lost = Vec::new();
+            recovery.on_timeout(deadline, |_, carried| lost.push(carried));
+            assert_eq!(lost, [carried(expected)]);
+        }
+        assert!(waits[0] >= MIN_PROBE && waits[1] == waits[0] * 2 && waits[2] == waits[0] * 4);
+        assert_eq!(recovery.deadline(), None);
+        assert_eq!(recovery.tracked(), 0);
+    }
+
+    #[test]
+    fn an_ack_for_the_future_is_a_lie() {
+        let mut recovery = sent(2);
+        let mut out = Vec::new();
+        frame::put_ack(&mut out, [0..3].iter(), 1, 0);
+        let Ok(frame::Frame::Ack(frame)) = frame::take(&mut &out[..]) else {
+            panic!("not an ACK")
+        };
+        assert_eq!(recovery.on_ack(&frame, 2, at(1), |_, _| ()), Err(NeverSent));
+    }
+
+    #[test]
+    fn the_round_trip_time_is_smoothed_without_the_peers_delay() {
+        let mut recovery = Recovery::default();
+        recovery.on_sent(0, cargo(0), at(0));
+        ack(&mut recovery, &[0..1], at(40));
+        assert_eq!(recovery.rtt(), Some(at(40)));
+        recovery.on_sent(1, cargo(1), at(100));
+        ack(&mut recovery, &[0..2], at(220));
+        assert_eq!(recovery.rtt(), Some(at(50)));
+    }
+}

@@ -1,0 +1,1 @@
+//! For tests, fuzzing and the making of test vectors only.

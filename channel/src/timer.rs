@@ -1,0 +1,65 @@
+//! The clocks of a channel that belong to none of its parts.
+
+use crate::Time;
+
+/// What a timer is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Timer {
+    /// The handshake with its hellos must be complete.
+    Handshake,
+    /// Send the last handshake packet again.
+    Resend,
+    /// Send a PING, nothing was heard for long.
+    Keepalive,
+    /// Give the peer up.
+    Idle,
+}
+
+impl Timer {
+    const ALL: [Self; 4] = [Self::Handshake, Self::Resend, Self::Keepalive, Self::Idle];
+}
+
+/// A table of deadlines; four are few enough to look at all of them.
+#[derive(Debug, Default)]
+pub(crate) struct Timers([Option<Time>; Timer::ALL.len()]);
+
+impl Timers {
+    pub(crate) fn set(&mut self, timer: Timer, at: Option<Time>) {
+        self.0[timer as usize] = at;
+    }
+
+    /// Takes a timer whose time has come.
+    pub(crate) fn expired(&mut self, now: Time) -> Option<Timer> {
+        let timer = Timer::ALL
+            .into_iter()
+            .find(|&timer| self.0[timer as usize].is_some_and(|at| at <= now))?;
+        self.0[timer as usize] = None;
+        Some(timer)
+    }
+
+    pub(crate) fn next(&self) -> Option<Time> {
+        self.0.iter().flatten().min().copied()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_timer_fires_once() {
+        let mut timers = Timers::default();
+        timers.set(Timer::Idle, Some(Time::from_secs(2)));
+        timers.set(Timer::Keepalive, Some(Time::from_secs(1)));
+        assert_eq!(timers.next(), Some(Time::from_secs(1)));
+        let now = Time::from_secs(3);
+        assert!(matches!(timers.expired(now), Some(Timer::Keepalive)));
+        assert!(matches!(timers.expired(now), Some(Timer::Idle)));
+        assert!(timers.expired(now).is_none());
+        assert_eq!(timers.next(), None);
+    }
+}
