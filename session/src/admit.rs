@@ -132,9 +132,10 @@ pub(crate) fn check_again(
     credential: &[u8],
     proven_key: &[u8; 32],
     known: &Known<'_>,
-) -> Result<(), Refusal> {
+) -> Result<VerifiedPeer, Refusal> {
     let peer = verify(credential, Form::Full, proven_key, known)?;
-    check_revoked(&peer, known.rules)
+    check_revoked(&peer, known.rules)?;
+    Ok(peer)
 }
 
 /// Whether the peer's credential was revoked.

@@ -62,6 +62,9 @@ pub enum Event {
         /// Why.
         refusal: Refusal,
     },
+    /// More streams can be opened, after one could not because the peer
+    /// allowed no more at once.
+    StreamsAvailable,
     /// The peer accepted a stream that this side opened.
     Accepted(StreamId),
     /// There is something to read.

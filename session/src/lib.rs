@@ -46,6 +46,8 @@ pub mod session;
 mod admit;
 mod hello;
 mod live;
+#[cfg(test)]
+mod tests;
 
 pub use code::Refusal;
 pub use doors::{Door, Doors, DoorsFull};

@@ -292,6 +292,14 @@ impl Session {
         }
     }
 
+    /// What a peer does that does not keep to the rules above.
+    #[cfg(test)]
+    pub(crate) fn open_unchecked(&mut self, now: Now, header: Vec<u8>) -> StreamId {
+        self.channel
+            .open(now.mono, header)
+            .expect("the channel has room for a stream")
+    }
+
     /// Accepts the stream that the grant is for.
     ///
     /// # Errors
@@ -415,6 +423,7 @@ impl Session {
             }
             E::Ready => self.on_ready(now),
             E::Opened { stream, header } => self.on_opened(now, stream, &header),
+            E::StreamsAvailable => self.events.push_back(Event::StreamsAvailable),
             E::Accepted(stream) => self.events.push_back(Event::Accepted(stream)),
             E::Readable(stream) => self.events.push_back(Event::Readable(stream)),
             E::Writable(stream) => self.events.push_back(Event::Writable(stream)),
@@ -624,7 +633,11 @@ impl Session {
             clock: now.clock,
         };
         match admit::check_again(&known.credential, &admitted.key, &context) {
-            Ok(()) => known.by_floor = matches!(now.clock, Clock::Floor(_)),
+            // Its end may have moved with its issuer's.
+            Ok(peer) => {
+                known.peer = peer;
+                known.by_floor = matches!(now.clock, Clock::Floor(_));
+            }
             Err(refusal) => self.end(now, refusal),
         }
     }

@@ -1,0 +1,14 @@
+//! Two sessions joined in memory: `world` makes identities, `pair` is the
+//! network and the clock between them.
+
+mod establish;
+mod hello;
+mod lifetime;
+mod pair;
+mod refuse;
+mod rules;
+mod streams;
+mod world;
+
+use pair::{Pair, now};
+use world::{World, address, allow, deny, http_allow};
