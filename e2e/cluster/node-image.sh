@@ -143,4 +143,4 @@ preload
 # No STOPSIGNAL, which import cannot set: kind removes its nodes by force.
 tar -C "$root" -c . | docker import -c 'ENV container=docker' -c 'ENTRYPOINT ["/usr/local/bin/entrypoint", "/sbin/init"]' - "$tag"
 # Those of older versions of these scripts: nothing will ask for them again.
-docker image ls --format '{{.Repository}}:{{.Tag}}' "${tag%:*}" | grep -vxF "$tag" | xargs -r docker image rm -f >/dev/null
+docker image ls --format '{{.Repository}}:{{.Tag}}' "${tag%:*}" | { grep -vxF "$tag" || true; } | xargs -r docker image rm -f >/dev/null

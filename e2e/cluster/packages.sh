@@ -7,7 +7,7 @@ set -euo pipefail
 declare -A package_of=( # program -> Debian's package
   [docker]=docker.io [dockerd]=docker.io [debootstrap]=debootstrap [containerd]=containerd [ctr]=containerd [runc]=runc
   [iptables]=iptables [ip]=iproute2 [jq]=jq [capsh]=libcap2-bin [tcpdump]=tcpdump [mosquitto_pub]=mosquitto-clients
-  [haproxy]=haproxy [curl]=curl [nsenter]=util-linux [flock]=util-linux
+  [cc]=build-essential [objcopy]=binutils [haproxy]=haproxy [curl]=curl [nsenter]=util-linux [flock]=util-linux
 )
 missing=()
 for program in "${!package_of[@]}"; do
