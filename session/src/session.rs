@@ -649,7 +649,9 @@ impl Session {
         }
     }
 
-    /// The monotonic time at which the peer's credential runs out.
+    /// The monotonic time at which the peer's credential runs out; up to a
+    /// second late, since the wall clock comes in whole seconds. Any call in
+    /// between notices, too.
     fn expiry(&self, now: Now) -> Option<Time> {
         let left = self
             .credentialed()?
