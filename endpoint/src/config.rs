@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use fairway_identity::{Address, RootHash, Signer, TrustDomain, UnixSeconds, VerifiedTrustSet};
+use fairway_identity::{
+    Address, HostPort, Label, RootHash, Signer, TrustDomain, UnixSeconds, VerifiedTrustSet,
+};
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
@@ -25,9 +27,9 @@ pub struct EndpointConfig {
     pub saved: Option<SavedCredential>,
     /// The authority's own address (`host:port`), for endpoints that reach it
     /// without a relay. Without it the authority is reached over the relays.
-    pub authority: Option<String>,
+    pub authority: Option<HostPort>,
     /// Relay addresses (`host:port`) to begin with; the authority's updates replace them.
-    pub relays: Vec<String>,
+    pub relays: Vec<HostPort>,
     /// Whether to hold a link to one relay or to every one.
     pub relay_use: RelayUse,
     /// Whether to accept direct links (the authority's front).
@@ -81,9 +83,9 @@ pub enum CredentialSource {
     /// An enrolled device, by its long-lived signing key.
     Device {
         /// Namespace of the `DeviceIdentity`.
-        namespace: String,
+        namespace: Label,
         /// Name of the `DeviceIdentity`.
-        name: String,
+        name: Label,
         /// The device's key, made on the device.
         key: Arc<dyn Signer + Send + Sync>,
     },
@@ -166,7 +168,7 @@ pub enum Keep {
     /// A lower bound of the true time.
     TimeFloor(UnixSeconds),
     /// Relay addresses, from the authority.
-    Relays(Vec<String>),
+    Relays(Vec<HostPort>),
 }
 
 // === impl Debug: no keys ===

@@ -81,7 +81,7 @@ impl OpenError {
             Self::NotHere { .. } => "not-here".into(),
             Self::RelayRefused { reason } => Cow::Borrowed(reason),
             Self::Timeout { .. } => "timeout".into(),
-            Self::SessionClosed(refusal) | Self::Refused(refusal) => refusal.reason().into(),
+            Self::SessionClosed(refusal) | Self::Refused(refusal) => refusal.word().into(),
             Self::Overloaded => "overloaded".into(),
             Self::Shutdown => "shutdown".into(),
         }
@@ -109,6 +109,9 @@ pub enum StreamError {
     /// The peer reset the stream.
     #[error("the peer ended the stream: {0}")]
     Reset(Refusal),
+    /// This side ended the stream: its rules changed, or its user reset it.
+    #[error("the stream was ended by this side: {0}")]
+    Ended(Refusal),
     /// The peer takes no more data.
     #[error("the peer stopped reading: {0}")]
     Stopped(Refusal),
@@ -124,9 +127,10 @@ impl StreamError {
     /// The machine-readable reason.
     pub fn reason(&self) -> &str {
         match self {
-            Self::Reset(refusal) | Self::Stopped(refusal) | Self::SessionClosed(refusal) => {
-                refusal.reason()
-            }
+            Self::Reset(refusal)
+            | Self::Ended(refusal)
+            | Self::Stopped(refusal)
+            | Self::SessionClosed(refusal) => refusal.word(),
             Self::Finished => "finished",
         }
     }
@@ -135,7 +139,7 @@ impl StreamError {
 impl From<StreamError> for std::io::Error {
     fn from(error: StreamError) -> Self {
         let kind = match error {
-            StreamError::Reset(_) => std::io::ErrorKind::ConnectionReset,
+            StreamError::Reset(_) | StreamError::Ended(_) => std::io::ErrorKind::ConnectionReset,
             StreamError::Stopped(_) | StreamError::Finished => std::io::ErrorKind::BrokenPipe,
             StreamError::SessionClosed(_) => std::io::ErrorKind::ConnectionAborted,
         };

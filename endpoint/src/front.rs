@@ -1,1 +1,159 @@
-//! (being written)
+//! The authority's front: accepts direct links and pipes Control streams to
+//! the authority's process.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairway_control::frame;
+use fairway_control::front::{self, Preamble};
+use fairway_identity::Address;
+use fairway_session::{Code, Grant, PeerInfo, Refusal, code};
+use tokio::io::{AsyncWriteExt, copy};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::Stream;
+use crate::limits::{
+    ACCEPTED_LINKS_MAX, ANONYMOUS_SESSION_MAX, HALF_OPEN_LINKS_MAX, PIPED_STREAMS_MAX,
+};
+use crate::link::{Driver, LinkKind, LinkShared};
+use crate::node::Node;
+
+/// Where Control streams go.
+#[derive(Debug)]
+pub(crate) struct Front {
+    socket: PathBuf,
+    piped: Arc<Semaphore>,
+}
+
+impl Front {
+    pub(crate) fn new(socket: PathBuf) -> Self {
+        Self {
+            socket,
+            piped: Arc::new(Semaphore::new(PIPED_STREAMS_MAX)),
+        }
+    }
+
+    /// Pipes a stream to the authority. Never waits.
+    pub(crate) fn pipe(&self, node: &Arc<Node>, grant: Grant, stream: Stream) {
+        let Ok(permit) = self.piped.clone().try_acquire_owned() else {
+            stream.refuse(&Refusal::new(code::OVERLOADED, "too many requests at once"));
+            return;
+        };
+        let socket = self.socket.clone();
+        node.spawn(async move {
+            if let Err(error) = pipe_stream(&socket, &grant, stream).await {
+                tracing::debug!(event = "front-pipe", peer = %grant.peer(), %error, "pipe ended");
+            }
+            drop(permit);
+        });
+    }
+}
+
+/// Accepts direct links until the endpoint closes.
+pub(crate) async fn accept_links(node: Arc<Node>, listener: TcpListener) {
+    let half_open = Arc::new(Semaphore::new(HALF_OPEN_LINKS_MAX));
+    let all = Arc::new(Semaphore::new(ACCEPTED_LINKS_MAX));
+    loop {
+        let (io, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, mostly: wait for some to come back.
+                tracing::warn!(event = "accept", %error, "cannot accept a link");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let permits = (
+            half_open.clone().try_acquire_owned(),
+            all.clone().try_acquire_owned(),
+        );
+        let (Ok(half_open), Ok(in_all)) = permits else {
+            node.metrics.half_open_refused.inc();
+            continue;
+        };
+        // The handshake is the link's own: nothing is waited for in here.
+        if let Err(error) = accept_link(&node, io, from, half_open, in_all) {
+            tracing::debug!(event = "accept", %from, "{error}");
+        }
+    }
+}
+
+fn accept_link(
+    node: &Arc<Node>,
+    io: TcpStream,
+    from: SocketAddr,
+    half_open: OwnedSemaphorePermit,
+    in_all: OwnedSemaphorePermit,
+) -> Result<(), String> {
+    io.set_nodelay(true).map_err(|e| e.to_string())?;
+    let generation = node.identity.borrow().generation;
+    let link = LinkShared::new(LinkKind::Accepted, from.to_string(), generation);
+    let conn = node
+        .answer(link, 0, &Address::Authority)
+        .map_err(|e| e.to_string())?;
+    let driver = Driver::new(node.clone(), conn.clone(), io, Some(half_open));
+    node.tasks.spawn(async move {
+        let end = driver.run().await;
+        tracing::debug!(event = "link-end", %from, "direct link: {end}");
+        drop(in_all);
+    });
+    node.spawn(async move {
+        if let Ok(peer) = conn.ready().await
+            && peer.verified().is_none()
+        {
+            let _ = tokio::time::timeout(ANONYMOUS_SESSION_MAX, conn.closed()).await;
+            conn.close(Refusal::new(
+                Code::DONE,
+                "time without a credential is over",
+            ));
+        }
+    });
+    Ok(())
+}
+
+async fn pipe_stream(socket: &Path, grant: &Grant, stream: Stream) -> io::Result<()> {
+    let mut authority = match UnixStream::connect(socket).await {
+        Ok(authority) => authority,
+        Err(error) => {
+            let text = "the authority's process does not answer; try again";
+            stream.refuse(&Refusal::new(code::OVERLOADED, text));
+            return Err(error);
+        }
+    };
+    authority.write_all(&preamble(grant.peer())).await?;
+    if let Err(refusal) = stream.accept(grant) {
+        stream.refuse(&refusal);
+        return Ok(());
+    }
+    let (mut recv, mut send) = stream.split();
+    let (mut from_authority, mut to_authority) = authority.split();
+    let up = async {
+        copy(&mut recv, &mut to_authority).await?;
+        to_authority.shutdown().await
+    };
+    let down = async {
+        copy(&mut from_authority, &mut send).await?;
+        send.finish();
+        Ok(())
+    };
+    tokio::try_join!(up, down).map(drop)
+}
+
+fn preamble(peer: &PeerInfo) -> Vec<u8> {
+    let preamble = Preamble::Stream(front::Stream {
+        handshake_hash: *peer.handshake_hash(),
+        proven_key: *peer.key(),
+        peer: peer.verified().map(|verified| front::Peer {
+            id: verified.id().clone(),
+            uid: verified.uid().clone(),
+            serial: verified.serial(),
+            issued_at: verified.issued_at(),
+            expires: verified.expires(),
+        }),
+    });
+    frame(&preamble).expect("what was verified is within the limits of a preamble")
+}

@@ -1,9 +1,16 @@
 //! The hot path between a local TCP connection and a stream.
 
-use bytes::Bytes;
-use tokio::net::TcpStream;
+use std::io::{self, IoSlice};
 
-use crate::Stream;
+use bytes::{Buf, Bytes};
+use fairway_session::{Refusal, code};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+
+use crate::buffer::ReadBuffer;
+use crate::limits::{READ_SIZE_MAX, WRITE_SLICES_MAX};
+use crate::{RecvStream, SendStream, Stream, StreamError};
 
 /// How a joined connection went.
 #[derive(Debug)]
@@ -19,7 +26,104 @@ pub struct Joined {
 /// Copies both ways until both have ended, with half-close, in large reads and
 /// vectored writes. `head` goes to the peer first (bytes that were read from
 /// the local connection already).
-pub async fn join(local: TcpStream, stream: Stream, head: Bytes) -> Joined {
-    let _ = (local, stream, head);
-    todo!()
+pub async fn join(mut local: TcpStream, stream: Stream, head: Bytes) -> Joined {
+    let (mut recv, mut send) = stream.split();
+    let (mut to_peer, mut from_peer) = (0, 0);
+    let (read, write) = local.split();
+    let result = tokio::try_join!(
+        upward(read, &mut send, head, &mut to_peer),
+        downward(&mut recv, write, &mut from_peer),
+    );
+    let reason = match result {
+        Ok(_) => "done".to_owned(),
+        Err(End::Stream(error)) => error.reason().to_owned(),
+        Err(End::Local(error)) => {
+            send.reset(&Refusal::new(
+                code::APP_FAILED,
+                format!("the application's connection broke: {}", error.kind()),
+            ));
+            "app-failed".to_owned()
+        }
+    };
+    Joined {
+        from_peer,
+        to_peer,
+        reason,
+    }
+}
+
+/// Which side broke.
+enum End {
+    Stream(StreamError),
+    Local(io::Error),
+}
+
+async fn upward(
+    mut local: ReadHalf<'_>,
+    send: &mut SendStream,
+    head: Bytes,
+    count: &mut u64,
+) -> Result<(), End> {
+    *count += head.len() as u64;
+    send.write_chunk(head).await.map_err(End::Stream)?;
+    let mut buffer = ReadBuffer::default();
+    loop {
+        let n = std::future::poll_fn(|cx| buffer.poll_read(cx, &mut local))
+            .await
+            .map_err(End::Local)?;
+        if n == 0 {
+            send.finish();
+            return Ok(());
+        }
+        let data = buffer.data.split().freeze();
+        *count += data.len() as u64;
+        send.write_chunk(data).await.map_err(End::Stream)?;
+    }
+}
+
+async fn downward(
+    recv: &mut RecvStream,
+    mut local: WriteHalf<'_>,
+    count: &mut u64,
+) -> Result<(), End> {
+    let mut chunks = Vec::new();
+    while recv
+        .read_chunks(&mut chunks, READ_SIZE_MAX)
+        .await
+        .map_err(End::Stream)?
+    {
+        write_all(&mut local, &mut chunks, count)
+            .await
+            .map_err(End::Local)?;
+    }
+    local.shutdown().await.map_err(End::Local)
+}
+
+async fn write_all(
+    local: &mut WriteHalf<'_>,
+    chunks: &mut Vec<Bytes>,
+    count: &mut u64,
+) -> io::Result<()> {
+    let mut first = 0;
+    while first < chunks.len() {
+        let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
+        let n_slices = chunks[first..]
+            .iter()
+            .zip(&mut slices)
+            .map(|(chunk, slice)| *slice = IoSlice::new(chunk))
+            .count();
+        let mut n = local.write_vectored(&slices[..n_slices]).await?;
+        if n == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        *count += n as u64;
+        while n > 0 {
+            let taken = n.min(chunks[first].len());
+            chunks[first].advance(taken);
+            n -= taken;
+            first += usize::from(chunks[first].is_empty());
+        }
+    }
+    chunks.clear();
+    Ok(())
 }

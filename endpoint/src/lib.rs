@@ -12,9 +12,12 @@
 //! Never in here: Kubernetes, decisions about who may do what, credential formats.
 
 mod authority;
+mod backoff;
+mod buffer;
 mod clock;
 mod config;
 mod conn;
+mod dial;
 mod endpoint;
 mod error;
 mod front;
@@ -23,10 +26,13 @@ pub mod limits;
 pub mod link;
 mod metrics;
 mod node;
+mod random;
+mod relays;
+mod sessions;
 mod status;
 mod stream;
 
-pub use self::authority::{AuthorityClient, Issued};
+pub use self::authority::{AuthorityClient, Issued, front_anchor};
 pub use self::config::{
     ClockSource, CredentialSource, EndpointConfig, Keep, Listen, RelayUse, SavedCredential, Store,
 };

@@ -53,3 +53,40 @@ pub const SPARE_BUFFERS_MAX: usize = 8;
 
 /// Pieces in one vectored write: 64 of 16 KiB are 1 MiB, more than a socket takes.
 pub const WRITE_SLICES_MAX: usize = 64;
+
+/// Copied by one `poll_write` of the `AsyncWrite` form; `write_chunk` copies nothing.
+pub const WRITE_COPY_MAX: usize = 64 * 1024;
+
+/// Batches that one session may send before the others on its link have a turn.
+pub const BATCHES_PER_SESSION: usize = 2;
+
+/// A link that was quiet for so long gives its buffers back.
+pub const QUIET: Duration = Duration::from_secs(2);
+
+/// A name that a relay refused is asked for again after this time.
+pub const REGISTER_RETRY: Duration = Duration::from_secs(30);
+
+/// Renewal of a credential that failed is tried again from this wait on...
+pub const RENEW_BACKOFF_MIN: Duration = Duration::from_millis(500);
+
+/// ...up to this one: a credential lives for hours.
+pub const RENEW_BACKOFF_MAX: Duration = Duration::from_secs(60);
+
+/// An answer of the authority must come within this time; attesting asks the
+/// API server.
+pub const AUTHORITY_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Control streams that the front pipes to the authority at once. Each is a
+/// connection of the Unix socket and two copies of 8 KiB.
+pub const PIPED_STREAMS_MAX: usize = 16_384;
+
+/// A session of a peer without a credential ends after this time: enrolling
+/// and renewing take less than a second.
+pub const ANONYMOUS_SESSION_MAX: Duration = Duration::from_secs(30);
+
+/// What ends a session or stream at shutdown goes out within this time.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A new link takes over from an old one after this time at the latest, even
+/// if the relay has not answered for all names.
+pub const REGISTER_TIMEOUT: Duration = Duration::from_secs(2);

@@ -41,16 +41,52 @@ impl Metrics {
             registry.register(name, help, gauge.clone());
         }
         for (name, help, counter) in [
-            ("fairway_link_failures", "Links that failed or could not be made", &m.link_failures),
-            ("fairway_sessions_opened", "Sessions established", &m.sessions_opened),
-            ("fairway_sessions_failed", "Sessions that ended before they were established", &m.sessions_failed),
-            ("fairway_streams_refused", "Incoming streams refused", &m.streams_refused),
-            ("fairway_link_received_bytes", "Bytes read from links", &m.bytes_received),
-            ("fairway_link_sent_bytes", "Bytes written to links", &m.bytes_sent),
+            (
+                "fairway_link_failures",
+                "Links that failed or could not be made",
+                &m.link_failures,
+            ),
+            (
+                "fairway_sessions_opened",
+                "Sessions established",
+                &m.sessions_opened,
+            ),
+            (
+                "fairway_sessions_failed",
+                "Sessions that ended before they were established",
+                &m.sessions_failed,
+            ),
+            (
+                "fairway_streams_refused",
+                "Incoming streams refused",
+                &m.streams_refused,
+            ),
+            (
+                "fairway_link_received_bytes",
+                "Bytes read from links",
+                &m.bytes_received,
+            ),
+            (
+                "fairway_link_sent_bytes",
+                "Bytes written to links",
+                &m.bytes_sent,
+            ),
             ("fairway_renewals", "Credentials obtained", &m.renewals),
-            ("fairway_renewal_failures", "Attempts to obtain a credential that failed", &m.renewal_failures),
-            ("fairway_updates", "Updates applied from the authority", &m.updates),
-            ("fairway_half_open_refused", "Accepted connections closed because too many were unauthenticated", &m.half_open_refused),
+            (
+                "fairway_renewal_failures",
+                "Attempts to obtain a credential that failed",
+                &m.renewal_failures,
+            ),
+            (
+                "fairway_updates",
+                "Updates applied from the authority",
+                &m.updates,
+            ),
+            (
+                "fairway_half_open_refused",
+                "Accepted connections closed because too many were unauthenticated",
+                &m.half_open_refused,
+            ),
         ] {
             registry.register(name, help, counter.clone());
         }

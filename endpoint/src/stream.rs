@@ -2,13 +2,17 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use fairway_session::{PeerInfo, Refusal};
+use bytes::{Buf, Bytes};
+use fairway_channel::StreamId;
+use fairway_session::{PeerInfo, Refusal, code};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::StreamError;
+use crate::conn::Conn;
+use crate::limits::WRITE_COPY_MAX;
 
 /// A bidirectional stream: its two halves in one.
 ///
@@ -21,36 +25,66 @@ pub struct Stream {
     pub send: SendStream,
 }
 
-/// The receiving half.
+/// The receiving half. Dropping it before the end tells the peer to stop.
 #[derive(Debug)]
-pub struct RecvStream {}
+pub struct RecvStream {
+    conn: Arc<Conn>,
+    id: StreamId,
+    /// What was taken and not yet read, for [`AsyncRead`].
+    rest: Bytes,
+    is_over: bool,
+}
 
-/// The sending half.
+/// The sending half. Dropping it before [`finish`](Self::finish) resets the stream.
 #[derive(Debug)]
-pub struct SendStream {}
+pub struct SendStream {
+    conn: Arc<Conn>,
+    id: StreamId,
+    is_over: bool,
+}
 
 impl Stream {
-    /// Who is at the other end, as proven by the session.
-    pub fn peer(&self) -> &PeerInfo {
-        todo!()
+    pub(crate) fn new(conn: &Arc<Conn>, id: StreamId) -> Self {
+        Self {
+            recv: RecvStream {
+                conn: conn.clone(),
+                id,
+                rest: Bytes::new(),
+                is_over: false,
+            },
+            send: SendStream {
+                conn: conn.clone(),
+                id,
+                is_over: false,
+            },
+        }
     }
 
-    /// Says yes to an incoming stream. Data may flow before, but the opener
-    /// waits for this.
-    pub fn accept(&mut self) {
-        todo!()
+    /// Who is at the other end, as proven by the session; `None` once it is over.
+    pub fn peer(&self) -> Option<PeerInfo> {
+        self.recv.conn.peer()
     }
 
-    /// Says no to an incoming stream, or ends any stream at once in both
-    /// directions, with a reason that the peer sees and logs.
-    pub fn refuse(self, reason: Refusal) {
-        let _ = reason;
-        todo!()
+    /// Ends the stream at once in both directions, with a reason that the peer
+    /// sees and logs. An incoming stream that was not accepted is refused by it.
+    pub fn refuse(mut self, refusal: &Refusal) {
+        self.recv.is_over = true;
+        self.send.reset(refusal);
     }
 
     /// Both halves, for two tasks.
     pub fn split(self) -> (RecvStream, SendStream) {
         (self.recv, self.send)
+    }
+
+    pub(crate) fn accept(&self, grant: &fairway_session::Grant) -> Result<(), Refusal> {
+        self.recv.conn.accept(grant)
+    }
+
+    /// Resolves with the peer's answer to a stream that this side opened.
+    pub(crate) async fn accepted(&mut self) -> Result<(), StreamError> {
+        let (conn, id) = (&self.recv.conn, self.recv.id);
+        std::future::poll_fn(|cx| conn.poll_accepted(id, cx)).await
     }
 }
 
@@ -85,8 +119,13 @@ impl RecvStream {
     ///
     /// The stream was reset or its session ended.
     pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
-        let _ = cx;
-        todo!()
+        let mut taken = None;
+        let more = ready!(self.poll_take(cx, |chunk| {
+            taken = Some(chunk);
+            false
+        }))?;
+        debug_assert_eq!(more, taken.is_some());
+        Poll::Ready(Ok(taken))
     }
 
     /// Poll form of [`read_chunks`](Self::read_chunks).
@@ -100,14 +139,36 @@ impl RecvStream {
         chunks: &mut Vec<Bytes>,
         max: usize,
     ) -> Poll<Result<bool, StreamError>> {
-        let _ = (cx, chunks, max);
-        todo!()
+        let mut n_bytes = 0;
+        self.poll_take(cx, |chunk| {
+            n_bytes += chunk.len();
+            chunks.push(chunk);
+            n_bytes < max
+        })
     }
 
     /// Tells the peer to send no more.
-    pub fn stop(&mut self, reason: Refusal) {
-        let _ = reason;
-        todo!()
+    pub fn stop(&mut self, refusal: &Refusal) {
+        if !std::mem::replace(&mut self.is_over, true) {
+            self.conn.stop(self.id, refusal);
+        }
+    }
+
+    /// Hands pieces to `take` until it says no; `false` after the end.
+    fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut take: impl FnMut(Bytes) -> bool,
+    ) -> Poll<Result<bool, StreamError>> {
+        if !self.rest.is_empty() {
+            take(std::mem::take(&mut self.rest));
+            return Poll::Ready(Ok(true));
+        }
+        let result = ready!(self.conn.poll_read(self.id, cx, take));
+        if !matches!(result, Ok(true)) {
+            self.is_over = true;
+        }
+        Poll::Ready(result)
     }
 }
 
@@ -132,20 +193,40 @@ impl SendStream {
         cx: &mut Context<'_>,
         data: &mut Bytes,
     ) -> Poll<Result<(), StreamError>> {
-        let _ = (cx, data);
-        todo!()
+        if self.is_over {
+            return Poll::Ready(Err(StreamError::Finished));
+        }
+        self.conn.poll_write(self.id, cx, data)
     }
 
     /// No more data from this side: the peer reads the end after all that was
     /// written. Doing it twice is the same as once.
     pub fn finish(&mut self) {
-        todo!()
+        if !std::mem::replace(&mut self.is_over, true) {
+            self.conn.finish(self.id);
+        }
     }
 
     /// Ends the stream at once in both directions, with a reason.
-    pub fn reset(&mut self, reason: Refusal) {
-        let _ = reason;
-        todo!()
+    pub fn reset(&mut self, refusal: &Refusal) {
+        self.is_over = true;
+        self.conn.reset(self.id, refusal);
+    }
+}
+
+impl Drop for RecvStream {
+    fn drop(&mut self) {
+        self.stop(&Refusal::new(code::CANCELLED, "the reader went away"));
+        self.conn.release(self.id);
+    }
+}
+
+impl Drop for SendStream {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.reset(&Refusal::new(code::CANCELLED, "the writer went away"));
+        }
+        self.conn.release(self.id);
     }
 }
 
@@ -153,12 +234,20 @@ impl SendStream {
 
 impl AsyncRead for RecvStream {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let _ = (cx, buf);
-        todo!()
+        if self.rest.is_empty() {
+            match ready!(self.poll_chunk(cx))? {
+                Some(chunk) => self.rest = chunk,
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let n = self.rest.len().min(buf.remaining());
+        buf.put_slice(&self.rest[..n]);
+        self.rest.advance(n);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -168,8 +257,17 @@ impl AsyncWrite for SendStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let _ = (cx, buf);
-        todo!()
+        if self.is_over {
+            return Poll::Ready(Err(StreamError::Finished.into()));
+        }
+        let n = buf.len().min(WRITE_COPY_MAX);
+        let mut data = Bytes::copy_from_slice(&buf[..n]);
+        match self.conn.poll_write(self.id, cx, &mut data) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(n)),
+            Poll::Pending if data.len() < n => Poll::Ready(Ok(n - data.len())),
+            Poll::Pending => Poll::Pending,
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,7 +1,13 @@
 //! Links: frames on sockets.
 //!
-//! [`FrameReader`] and [`FrameWriter`] are also the relay's link I/O.
+//! [`LinkReader`] and [`LinkWriter`] are also the relay's link I/O.
 
+mod circuit;
+mod control;
+mod driver;
 mod io;
+mod shared;
 
-pub use self::io::{Frame, FrameReader, FrameTooLong, FrameWriter, put_header};
+pub(crate) use self::driver::Driver;
+pub use self::io::{LinkReader, LinkWriter};
+pub(crate) use self::shared::{Command, LinkKind, LinkShared, LinkState};

@@ -1,0 +1,137 @@
+//! The credential that renews itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairway_identity::{Clock, UnixSeconds};
+
+use super::{AuthorityClient, Issued};
+use crate::AuthorityError;
+use crate::backoff::{Backoff, jittered};
+use crate::config::{CredentialSource, Keep, SavedCredential};
+use crate::limits::{RENEW_BACKOFF_MAX, RENEW_BACKOFF_MIN};
+use crate::node::Node;
+
+/// Obtains a credential and renews it in time, until the endpoint closes.
+pub(crate) async fn keep_credential(node: Arc<Node>) {
+    let client = AuthorityClient { node: node.clone() };
+    let mut backoff = Backoff::new(RENEW_BACKOFF_MIN, RENEW_BACKOFF_MAX);
+    loop {
+        wait_until_due(&node).await;
+        match obtain(&client).await {
+            Ok(Some(issued)) => {
+                backoff.reset();
+                take_into_use(&node, issued);
+            }
+            Ok(None) => return,
+            Err(error) => {
+                let wait = failed(&node, &error).max(backoff.next_wait());
+                tokio::time::sleep(wait).await;
+            }
+        }
+    }
+}
+
+/// By whatever means this endpoint has; `None` for one that has none.
+async fn obtain(client: &AuthorityClient) -> Result<Option<Issued>, AuthorityError> {
+    match &client.node.source {
+        CredentialSource::Anonymous => Ok(None),
+        CredentialSource::Device {
+            namespace,
+            name,
+            key,
+        } => client.renew(namespace, name, &**key).await.map(Some),
+        CredentialSource::Workload { token } => client.attest(token).await.map(Some),
+        CredentialSource::Front { socket } => client.front_credential(socket).await.map(Some),
+    }
+}
+
+fn take_into_use(node: &Arc<Node>, issued: Issued) {
+    tracing::info!(
+        event = "credential",
+        expires = issued.credential.expires.0,
+        renew_at = issued.credential.renew_at.0,
+        "new credential"
+    );
+    node.metrics.renewals.inc();
+    node.note(|notes| notes.credential_error = None);
+    node.learn_trust(issued.trust);
+    node.set_credential(issued.credential.clone());
+    node.keep(Keep::Credential(issued.credential));
+    if let Clock::Trusted(now) = node.clock.clock() {
+        node.keep(Keep::TimeFloor(now));
+    }
+}
+
+/// Notes the failure; the answer is how long to wait at least.
+fn failed(node: &Node, error: &AuthorityError) -> Duration {
+    node.metrics.renewal_failures.inc();
+    node.drop_if_expired();
+    node.note(|notes| notes.credential_error = Some(format!("{error} ({})", error.reason())));
+    tracing::warn!(event = "credential", reason = %error.reason(), error = %chain(error), "no new credential");
+    match error {
+        AuthorityError::Refused { retry_after, .. } => match retry_after {
+            Some(wait) => jittered(*wait),
+            // Somebody has to act first; look again now and then.
+            None => jittered(RENEW_BACKOFF_MAX),
+        },
+        AuthorityError::Unreachable(_)
+        | AuthorityError::Broken(_)
+        | AuthorityError::BadAnswer(_)
+        | AuthorityError::Unverified(_)
+        | AuthorityError::Local { .. }
+        | AuthorityError::Sign(_) => Duration::ZERO,
+    }
+}
+
+/// Resolves when a credential is needed: there is none, its time has come, or
+/// the authority says that it is stale.
+async fn wait_until_due(node: &Arc<Node>) {
+    let mut identity = node.identity.subscribe();
+    let mut stale_before = node.stale_before.subscribe();
+    loop {
+        let credential = identity.borrow_and_update().credential.clone();
+        let Some(credential) = credential else {
+            return;
+        };
+        let stale = stale_before
+            .borrow_and_update()
+            .is_some_and(|t| node.is_older_than(t));
+        let wait = if stale {
+            Duration::ZERO
+        } else {
+            time_left(node, &credential)
+        };
+        if wait.is_zero() {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            Ok(()) = identity.changed() => {}
+            Ok(()) = stale_before.changed() => {}
+        }
+    }
+}
+
+/// Until renewal, with jitter; zero when it is due, or when the clock is not
+/// known and so may say anything.
+fn time_left(node: &Node, credential: &SavedCredential) -> Duration {
+    let now = match node.clock.clock() {
+        Clock::Trusted(now) => now,
+        Clock::Floor(_) => return Duration::ZERO,
+    };
+    let left = |until: UnixSeconds| Duration::from_secs(until.since(now));
+    // A tenth of what is left, so that endpoints that started together do not
+    // renew together.
+    let whole = left(credential.renew_at);
+    let jitter = (whole / 10).saturating_sub(jittered(whole / 10));
+    whole.saturating_sub(jitter).min(Duration::from_secs(3600))
+}
+
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |e| e.source());
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}

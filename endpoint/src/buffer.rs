@@ -1,0 +1,137 @@
+//! Large reads whose pieces are handed on without a copy.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, ReadBuf};
+
+use crate::limits::{READ_SIZE_MAX, READ_SIZE_MIN, SPARE_BUFFERS_MAX};
+
+/// A buffer that grows while reads fill it, reuses its memory once the pieces
+/// that were split off have been dropped, and holds none while idle.
+#[derive(Debug, Default)]
+pub(crate) struct ReadBuffer {
+    /// What has been read and not yet split off.
+    pub(crate) data: BytesMut,
+    /// Earlier buffers whose pieces may still be in use.
+    spares: VecDeque<BytesMut>,
+    /// Size of the next read; 0 while idle.
+    read_size: usize,
+}
+
+impl ReadBuffer {
+    /// One read, as large as recent ones suggest. `0` is the end.
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: &mut (impl AsyncRead + Unpin),
+    ) -> Poll<io::Result<usize>> {
+        if self.read_size == 0 {
+            return self.poll_first_read(cx, io);
+        }
+        self.make_room();
+        let room = self.data.capacity() - self.data.len();
+        let n = ready!(tokio_util::io::poll_read_buf(
+            Pin::new(io),
+            cx,
+            &mut self.data
+        ))?;
+        if n == room {
+            self.read_size = (self.read_size * 4).min(READ_SIZE_MAX);
+        }
+        Poll::Ready(Ok(n))
+    }
+
+    /// Gives memory back. Call when it has been quiet for some time.
+    pub(crate) fn release(&mut self) {
+        self.spares = VecDeque::new();
+        if self.data.is_empty() {
+            self.data = BytesMut::new();
+            self.read_size = 0;
+        }
+    }
+
+    /// The first read after a quiet time goes to the stack, so that whoever
+    /// waits holds no buffer.
+    fn poll_first_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: &mut (impl AsyncRead + Unpin),
+    ) -> Poll<io::Result<usize>> {
+        let mut bytes = [0; 2048];
+        let mut probe = ReadBuf::new(&mut bytes);
+        ready!(Pin::new(io).poll_read(cx, &mut probe))?;
+        self.read_size = READ_SIZE_MIN;
+        self.data.extend_from_slice(probe.filled());
+        Poll::Ready(Ok(probe.filled().len()))
+    }
+
+    /// Makes room for a read; what is there already moves to the new buffer.
+    fn make_room(&mut self) {
+        let room = self.data.capacity() - self.data.len();
+        // Half a buffer is a fine read too, and moving costs a copy.
+        if room >= self.read_size / 2 {
+            return;
+        }
+        let size = self.read_size + self.data.len();
+        let mut fresh = match self.spares.iter_mut().position(|s| s.try_reclaim(size)) {
+            Some(at) => self.spares.swap_remove_back(at).unwrap_or_default(),
+            None => BytesMut::with_capacity(size),
+        };
+        fresh.extend_from_slice(&self.data);
+        self.data.clear();
+        let old = std::mem::replace(&mut self.data, fresh);
+        if self.spares.len() == SPARE_BUFFERS_MAX {
+            self.spares.pop_front();
+        }
+        self.spares.push_back(old);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    async fn read(buffer: &mut ReadBuffer, io: &mut tokio::io::DuplexStream) -> usize {
+        std::future::poll_fn(|cx| buffer.poll_read(cx, io))
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn reads_grow_and_memory_is_reused() {
+        let (mut near, mut far) = tokio::io::duplex(1 << 22);
+        let mut buffer = ReadBuffer::default();
+        for _ in 0..40 {
+            near.write_all(&vec![7; READ_SIZE_MAX]).await.unwrap();
+        }
+        let (mut total, mut addresses) = (0, std::collections::BTreeSet::new());
+        while total < 40 * READ_SIZE_MAX - 1 {
+            total += read(&mut buffer, &mut far).await;
+            addresses.insert(buffer.data.as_ptr() as usize & !(READ_SIZE_MAX - 1));
+            assert!(buffer.data.split().iter().all(|&b| b == 7));
+        }
+        assert_eq!(buffer.read_size, READ_SIZE_MAX);
+        assert!(addresses.len() < 16, "{} buffers", addresses.len());
+    }
+
+    #[tokio::test]
+    async fn who_waits_holds_no_memory() {
+        let (mut near, mut far) = tokio::io::duplex(1 << 20);
+        let mut buffer = ReadBuffer::default();
+        near.write_all(&[1; 9000]).await.unwrap();
+        while buffer.data.len() < 9000 {
+            read(&mut buffer, &mut far).await;
+        }
+        buffer.data.clear();
+        buffer.release();
+        let waiting = std::future::poll_fn(|cx| Poll::Ready(buffer.poll_read(cx, &mut far)));
+        assert!(waiting.await.is_pending());
+        assert_eq!(buffer.data.capacity(), 0);
+    }
+}

@@ -1,0 +1,187 @@
+//! Making sessions: a circuit on a relay that has the destination, or a
+//! direct link to the authority.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use fairway_control::Reason;
+use fairway_control::link::CircuitId;
+use fairway_identity::{Address, HostPort};
+use fairway_session::{Local, Refusal};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+
+use crate::OpenError;
+use crate::conn::Conn;
+use crate::limits::CONNECT_TIMEOUT;
+use crate::link::{Command, Driver, LinkKind, LinkShared};
+use crate::node::Node;
+
+/// A circuit that was joined and has no session yet; given back when dropped.
+struct JoinedCircuit {
+    link: Arc<LinkShared>,
+    circuit: CircuitId,
+    is_attached: bool,
+}
+
+impl Node {
+    /// A session with `to` under our own identity, ready for streams.
+    pub(crate) async fn dial(self: &Arc<Self>, to: &Address) -> Result<Arc<Conn>, OpenError> {
+        if *to != Address::Authority {
+            self.wait_for_credential().await?;
+        }
+        let (local, generation) = self.local();
+        self.dial_as(to, local, generation).await
+    }
+
+    /// A session with `to` under any identity, ready for streams.
+    pub(crate) async fn dial_as(
+        self: &Arc<Self>,
+        to: &Address,
+        local: Local,
+        generation: u64,
+    ) -> Result<Arc<Conn>, OpenError> {
+        let conn = match &self.authority {
+            Some(authority) if *to == Address::Authority => {
+                self.dial_direct(authority, local, generation).await?
+            }
+            _ => {
+                let mut joined = self.join_circuit(to).await?;
+                let (link, id) = (joined.link.clone(), joined.circuit.0);
+                let conn = self.dial_on(link, id, to, local)?;
+                joined.link.command(Command::Attach(conn.clone()));
+                joined.is_attached = true;
+                conn
+            }
+        };
+        match conn.ready().await {
+            Ok(_) => Ok(conn),
+            Err(refusal) => Err(OpenError::SessionClosed(refusal)),
+        }
+    }
+
+    async fn wait_for_credential(&self) -> Result<(), OpenError> {
+        let mut identity = self.identity.subscribe();
+        let waited = identity
+            .wait_for(|identity| identity.is_credentialed())
+            .await;
+        waited.map(drop).map_err(|_| OpenError::Shutdown)
+    }
+
+    /// Connects to the authority's Service; circuit 0 is the session itself.
+    async fn dial_direct(
+        self: &Arc<Self>,
+        authority: &HostPort,
+        local: Local,
+        generation: u64,
+    ) -> Result<Arc<Conn>, OpenError> {
+        let io = connect(authority).await.map_err(|e| OpenError::NoLink {
+            last_error: format!("{authority}: {e}"),
+        })?;
+        let link = LinkShared::new(LinkKind::Direct, authority.to_string(), generation);
+        let conn = self.dial_on(link, 0, &Address::Authority, local)?;
+        let driver = Driver::new(self.clone(), conn.clone(), io, None);
+        self.tasks.spawn(async move {
+            let end = driver.run().await;
+            tracing::debug!(event = "link-end", "direct link to the authority: {end}");
+        });
+        Ok(conn)
+    }
+
+    /// Asks all relays that are linked, and those that come up meanwhile; the
+    /// first that has the destination wins.
+    async fn join_circuit(&self, to: &Address) -> Result<JoinedCircuit, OpenError> {
+        let mut links = self.links.subscribe();
+        let mut asked = BTreeSet::new();
+        let mut answers = FuturesUnordered::new();
+        let mut refusal = None;
+        loop {
+            for link in links.borrow_and_update().iter() {
+                if link.is_up() && asked.insert(link.id) {
+                    answers.push(ask(link.clone(), to.clone()));
+                }
+            }
+            if answers.is_empty()
+                && let Some(reason) = refusal
+            {
+                return Err(refused(to, &reason));
+            }
+            tokio::select! {
+                Some(answer) = answers.next() => match answer {
+                    Ok(joined) => return Ok(joined),
+                    // "not here" says the least: keep a better reason.
+                    Err(reason) => refusal = Some(match refusal.take() {
+                        Some(before) if reason.word() == NOT_HERE => before,
+                        _ => reason,
+                    }),
+                },
+                changed = links.changed() => if changed.is_err() {
+                    return Err(OpenError::Shutdown);
+                },
+            }
+        }
+    }
+}
+
+/// The relay's word for a name that nobody has registered.
+const NOT_HERE: &str = fairway_control::reason::NOT_HERE;
+
+/// Connects, bounded, with small packets sent at once.
+pub(crate) async fn connect(to: &HostPort) -> std::io::Result<TcpStream> {
+    let connecting = TcpStream::connect((to.host(), to.port()));
+    let io = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
+        .await
+        .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+    io.set_nodelay(true)?;
+    Ok(io)
+}
+
+async fn ask(link: Arc<LinkShared>, to: Address) -> Result<JoinedCircuit, Reason> {
+    let gone = || Reason::new("link-lost", "the link to the relay ended");
+    let circuit = link.take_circuit().ok_or_else(gone)?;
+    let (reply, answer) = oneshot::channel();
+    let joined = JoinedCircuit {
+        link: link.clone(),
+        circuit,
+        is_attached: false,
+    };
+    link.command(Command::Open {
+        circuit,
+        destination: to,
+        conn: None,
+        reply,
+    });
+    match answer.await {
+        Ok(Ok(())) => Ok(joined),
+        Ok(Err(reason)) => Err(reason),
+        Err(_) => Err(gone()),
+    }
+}
+
+fn refused(to: &Address, reason: &Reason) -> OpenError {
+    if reason.word() == NOT_HERE {
+        OpenError::NotHere {
+            destination: to.to_string(),
+        }
+    } else {
+        OpenError::RelayRefused {
+            reason: reason.word().to_owned(),
+        }
+    }
+}
+
+impl Drop for JoinedCircuit {
+    fn drop(&mut self) {
+        if !self.is_attached {
+            self.link.command(Command::Abandon(self.circuit));
+        }
+    }
+}
+
+impl From<Refusal> for OpenError {
+    fn from(refusal: Refusal) -> Self {
+        Self::SessionClosed(refusal)
+    }
+}

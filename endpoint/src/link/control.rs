@@ -1,0 +1,329 @@
+//! The control stream of a link to a relay: names, circuits, credit.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use fairway_channel::{ReadOutcome, StreamId};
+use fairway_control::link::{CircuitId, ToEndpoint, ToRelay};
+use fairway_control::{FrameReader, Reason, frame};
+use fairway_identity::Address;
+use fairway_session::OpenRequest;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::circuit::Circuit;
+use super::driver::{Driver, LinkEnd};
+use super::shared::{Command, LinkState};
+use crate::conn::{Conn, lost};
+use crate::limits::{CIRCUITS_PER_LINK_MAX, REGISTER_RETRY};
+
+/// What is under way on the control stream.
+#[derive(Default)]
+pub(super) struct LinkControl {
+    stream: Option<StreamId>,
+    input: FrameReader,
+    output: BytesMut,
+    wanted: Arc<[Address]>,
+    /// Asked for, or granted already.
+    asked: BTreeSet<Address>,
+    registered: BTreeSet<Address>,
+    /// When to ask again for what was refused.
+    retry_at: Option<Instant>,
+}
+
+impl LinkControl {
+    pub(super) fn is_on(&self, stream: StreamId) -> bool {
+        self.stream == Some(stream)
+    }
+
+    pub(super) fn has_output(&self) -> bool {
+        self.stream.is_some() && !self.output.is_empty()
+    }
+
+    pub(super) fn credit(&mut self, circuit: CircuitId, max_bytes: u64) {
+        self.send(&ToRelay::Credit { circuit, max_bytes });
+    }
+
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// Asks again for names that were refused, when it is time.
+    pub(super) fn retry_refused(&mut self, now: Instant) {
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            self.ask_for_names();
+        }
+    }
+
+    fn send(&mut self, message: &ToRelay) {
+        let bytes = frame(message).expect("our own link control messages are within the limits");
+        self.output.extend_from_slice(&bytes);
+    }
+
+    fn want(&mut self, names: Arc<[Address]>) {
+        self.wanted = names;
+        if self.stream.is_some() {
+            self.ask_for_names();
+        }
+    }
+
+    /// Brings what is registered to what is wanted.
+    fn ask_for_names(&mut self) {
+        let wanted: BTreeSet<Address> = self.wanted.iter().cloned().collect();
+        let new: Vec<_> = wanted.difference(&self.asked).cloned().collect();
+        let gone: Vec<_> = self.asked.difference(&wanted).cloned().collect();
+        self.asked = wanted;
+        for name in &gone {
+            self.registered.remove(name);
+        }
+        if !gone.is_empty() {
+            self.send(&ToRelay::Deregister { names: gone });
+        }
+        if !new.is_empty() {
+            self.send(&ToRelay::Register { names: new });
+        }
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
+    pub(super) fn on_command(&mut self, command: Command) -> Result<(), LinkEnd> {
+        match command {
+            Command::Open {
+                circuit,
+                destination,
+                conn,
+                reply,
+            } => self.open_circuit(circuit, destination, conn, reply),
+            Command::Attach(conn) => match self.circuits.get_mut(&conn.circuit) {
+                Some(circuit) => {
+                    let id = conn.circuit;
+                    circuit.conn = Some(conn);
+                    self.make_ready(id);
+                }
+                None => conn.lost(&lost("the circuit was closed before it was used")),
+            },
+            Command::Abandon(circuit) => {
+                self.close_circuit(circuit.0, "cancelled", "the caller went away");
+            }
+            Command::Names(names) => {
+                self.control.want(names);
+                self.publish_names();
+                self.write_control();
+            }
+            Command::Drain => {
+                self.draining = true;
+                self.control.want(Arc::default());
+                self.write_control();
+                self.shared.set_state(LinkState::Draining);
+            }
+        }
+        Ok(())
+    }
+
+    /// Circuit 0's session with the relay is there.
+    pub(super) fn open_control(&mut self) -> Result<(), LinkEnd> {
+        let conn = self.link_conn();
+        let stream = conn
+            .open_for_driver(&OpenRequest::control())
+            .map_err(LinkEnd::Session)?;
+        self.control.stream = Some(stream);
+        self.control.ask_for_names();
+        self.write_control();
+        Ok(())
+    }
+
+    pub(super) fn read_control(&mut self, stream: StreamId) -> Result<(), LinkEnd> {
+        if !self.control.is_on(stream) {
+            return Ok(());
+        }
+        let conn = self.link_conn();
+        loop {
+            match conn.driver_read(stream).map_err(LinkEnd::Session)? {
+                ReadOutcome::Chunk(chunk) => {
+                    self.control.input.push(&chunk);
+                    self.on_control_input()?;
+                }
+                ReadOutcome::Empty => break,
+                ReadOutcome::Finished => {
+                    return Err(LinkEnd::Control("the relay ended it".to_owned()));
+                }
+            }
+        }
+        // Reading gave credit back.
+        self.make_ready(0);
+        Ok(())
+    }
+
+    /// Writes as much as the control stream takes.
+    pub(super) fn write_control(&mut self) {
+        let Some(stream) = self.control.stream else {
+            return;
+        };
+        if self.control.output.is_empty() {
+            return;
+        }
+        let mut bytes: Bytes = self.control.output.split().freeze();
+        // An error is a session that is over, which the driver hears of by itself.
+        let _ = self.link_conn().driver_write(stream, &mut bytes);
+        self.control.output = BytesMut::from(bytes);
+        self.make_ready(0);
+    }
+
+    /// Takes a circuit away and tells the relay.
+    pub(super) fn close_circuit(&mut self, id: u32, word: &str, text: &str) {
+        if id == 0 {
+            return;
+        }
+        if let Some(mut circuit) = self.circuits.remove(&id) {
+            self.forget_timer(id, &mut circuit.timer);
+            if let Some(conn) = circuit.conn {
+                conn.lost(&lost(text));
+            }
+            let reason = Reason::new(word, text);
+            self.control.send(&ToRelay::Close {
+                circuit: CircuitId(id),
+                reason,
+            });
+        }
+    }
+
+    fn on_control_input(&mut self) -> Result<(), LinkEnd> {
+        let bad = |e: fairway_control::DecodeError| LinkEnd::Control(e.to_string());
+        while let Some(message) = self
+            .control
+            .input
+            .next_message::<ToEndpoint>()
+            .map_err(bad)?
+        {
+            self.on_message(message);
+        }
+        Ok(())
+    }
+
+    fn on_message(&mut self, message: ToEndpoint) {
+        match message {
+            ToEndpoint::Registered { name } => {
+                if self.control.asked.contains(&name) {
+                    self.control.registered.insert(name);
+                    self.publish_names();
+                }
+            }
+            ToEndpoint::RegisterRefused { name, reason } => {
+                tracing::warn!(event = "register-refused", relay = %self.shared.remote, %name, reason = reason.word(), "{reason}");
+                self.control.asked.remove(&name);
+                self.control.registered.remove(&name);
+                self.control.retry_at = Some(Instant::now() + REGISTER_RETRY);
+                self.publish_names();
+            }
+            ToEndpoint::Incoming {
+                circuit,
+                destination,
+            } => self.on_incoming(circuit, &destination),
+            ToEndpoint::Opened { circuit } => self.on_opened(circuit),
+            ToEndpoint::Refused { circuit, reason } | ToEndpoint::Closed { circuit, reason } => {
+                self.on_circuit_over(circuit, reason);
+            }
+            ToEndpoint::Credit { circuit, max_bytes } => {
+                if let Some(known) = self.circuits.get_mut(&circuit.0) {
+                    known.send.raise(max_bytes);
+                    self.make_ready(circuit.0);
+                }
+            }
+            ToEndpoint::Drain => {
+                // The keeper of this link makes another and then drains this one.
+                self.shared.set_state(LinkState::Draining);
+            }
+        }
+    }
+
+    fn open_circuit(
+        &mut self,
+        circuit: CircuitId,
+        destination: Address,
+        conn: Option<Arc<Conn>>,
+        reply: oneshot::Sender<Result<(), Reason>>,
+    ) {
+        if self.draining
+            || self.control.stream.is_none()
+            || self.circuits.len() >= CIRCUITS_PER_LINK_MAX
+        {
+            let _ = reply.send(Err(Reason::new(
+                "overloaded",
+                "this link takes no more circuits",
+            )));
+            return;
+        }
+        self.control.send(&ToRelay::Open {
+            circuit,
+            destination,
+        });
+        let mut entry = Circuit::new(conn);
+        entry.reply = Some(reply);
+        self.circuits.insert(circuit.0, entry);
+        self.write_control();
+        self.make_ready(circuit.0);
+    }
+
+    fn on_incoming(&mut self, circuit: CircuitId, destination: &Address) {
+        let id = circuit.0;
+        if self.circuits.contains_key(&id) {
+            return;
+        }
+        let full = self.circuits.len() >= CIRCUITS_PER_LINK_MAX;
+        let answer = if full || self.draining {
+            Err(Reason::new("overloaded", "no more circuits here"))
+        } else {
+            self.node.answer(self.shared.clone(), id, destination)
+        };
+        match answer {
+            Ok(conn) => {
+                self.circuits.insert(id, Circuit::new(Some(conn)));
+                self.make_ready(id);
+            }
+            Err(reason) => self.control.send(&ToRelay::Close { circuit, reason }),
+        }
+    }
+
+    fn on_opened(&mut self, circuit: CircuitId) {
+        let Some(known) = self.circuits.get_mut(&circuit.0) else {
+            return;
+        };
+        let Some(reply) = known.reply.take() else {
+            return;
+        };
+        if reply.send(Ok(())).is_err() {
+            self.close_circuit(circuit.0, "cancelled", "the caller went away");
+        }
+    }
+
+    fn on_circuit_over(&mut self, circuit: CircuitId, reason: Reason) {
+        let Some(mut over) = self.circuits.remove(&circuit.0) else {
+            return;
+        };
+        self.forget_timer(circuit.0, &mut over.timer);
+        if let Some(conn) = over.conn {
+            conn.lost(&lost(&reason.to_string()));
+        }
+        if let Some(reply) = over.reply {
+            let _ = reply.send(Err(reason));
+        }
+    }
+
+    fn publish_names(&self) {
+        if self.control.stream.is_some() && !self.draining {
+            let registered = self.control.registered.iter().cloned().collect();
+            self.shared.set_state(LinkState::Up { registered });
+        }
+    }
+
+    fn link_conn(&self) -> Arc<Conn> {
+        let link = self
+            .circuits
+            .get(&0)
+            .and_then(|circuit| circuit.conn.clone());
+        link.expect("circuit 0 is there as long as the link")
+    }
+}

@@ -1,0 +1,466 @@
+//! The one loop that drives a link: commands, timers, reads, sessions, writes.
+//!
+//! A turn does a bounded amount of work. Packets of all sessions that have
+//! output go into one batch and out in one write; while the socket is full,
+//! sessions keep their packets and only their events are fetched.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use fairway_channel::Batch;
+use fairway_channel::limits::MAX_BATCH;
+use fairway_control::limits::LINK_HEADER;
+use fairway_control::link::{CircuitId, FrameError, FrameKind, Run, header};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, Sleep};
+
+use super::LinkReader;
+use super::circuit::{Circuit, Timers};
+use super::control::LinkControl;
+use super::shared::{LinkKind, LinkShared, LinkState};
+use crate::conn::{Conn, Notice, Polled, Progress, lost};
+use crate::limits::{BATCHES_PER_SESSION, BATCHES_PER_TURN, QUIET, READ_SIZE_MAX, READS_PER_TURN};
+use crate::node::Node;
+
+/// Why a link ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LinkEnd {
+    /// The other end closed the connection.
+    #[error("the other end closed the connection")]
+    Eof,
+    /// The socket failed.
+    #[error("the connection broke")]
+    Io(#[from] io::Error),
+    /// What came is not a link.
+    #[error("the other end does not speak the link protocol")]
+    Frame(#[from] FrameError),
+    /// The link's own session ended.
+    #[error("{0}")]
+    Session(fairway_session::Refusal),
+    /// The other end sent nonsense on the control stream, or too little.
+    #[error("bad link control message: {0}")]
+    Control(String),
+    /// This side closed it.
+    #[error("closed by this side")]
+    Closed,
+}
+
+/// Drives one link over `IO` until it ends.
+pub(crate) struct Driver<IO> {
+    pub(super) node: Arc<Node>,
+    pub(super) shared: Arc<LinkShared>,
+    io: IO,
+    reader: LinkReader,
+    /// Frames on their way out, of all sessions.
+    batch: Batch,
+    /// Bytes of the batch that have been written.
+    n_written: usize,
+    /// The socket takes no more for now.
+    blocked: bool,
+    pub(super) circuits: BTreeMap<u32, Circuit>,
+    /// Circuits whose session is to be polled, each once.
+    ready: VecDeque<u32>,
+    /// Circuits that wait for the socket.
+    held: Vec<u32>,
+    timers: Timers,
+    sleep: Pin<Box<Sleep>>,
+    polled: Polled,
+    /// On links to relays.
+    pub(super) control: LinkControl,
+    pub(super) draining: bool,
+    /// Counts this link as not authenticated while held.
+    half_open: Option<OwnedSemaphorePermit>,
+    read_at: Instant,
+    holds_buffers: bool,
+    n_batches: usize,
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
+    /// A driver whose circuit 0 carries `conn`.
+    pub(crate) fn new(
+        node: Arc<Node>,
+        conn: Arc<Conn>,
+        io: IO,
+        half_open: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        let mut driver = Self {
+            node,
+            shared: conn.link.clone(),
+            io,
+            reader: LinkReader::new(),
+            batch: Batch::new(LINK_HEADER),
+            n_written: 0,
+            blocked: false,
+            circuits: BTreeMap::new(),
+            ready: VecDeque::new(),
+            held: Vec::new(),
+            timers: Timers::default(),
+            sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            polled: Polled::default(),
+            control: LinkControl::default(),
+            draining: false,
+            half_open,
+            read_at: Instant::now(),
+            holds_buffers: false,
+            n_batches: 0,
+        };
+        driver.circuits.insert(0, Circuit::new(Some(conn)));
+        driver.make_ready(0);
+        driver
+    }
+
+    /// Runs the link to its end; all its sessions end with it.
+    pub(crate) async fn run(mut self) -> LinkEnd {
+        self.node.metrics.links.inc();
+        let end = std::future::poll_fn(|cx| self.poll_turn(cx)).await;
+        self.node.metrics.links.dec();
+        let refusal = match &end {
+            LinkEnd::Session(refusal) => refusal.clone(),
+            other => lost(&format!("link to {}: {other}", self.shared.remote)),
+        };
+        self.shared.set_state(LinkState::Closed(end.to_string()));
+        for circuit in self.circuits.values() {
+            if let Some(conn) = &circuit.conn {
+                conn.lost(&refusal);
+            }
+        }
+        end
+    }
+
+    /// One turn: ready with the end, pending otherwise.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<LinkEnd> {
+        match self.turn(cx) {
+            Ok(()) => Poll::Pending,
+            Err(end) => Poll::Ready(end),
+        }
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
+        self.n_batches = 0;
+        self.take_work(cx)?;
+        self.fire_timers(cx);
+        let mut n_reads = 0;
+        loop {
+            self.drive_ready(cx)?;
+            self.flush(cx)?;
+            if n_reads == READS_PER_TURN || self.n_batches >= BATCHES_PER_TURN {
+                // The rest after other tasks had their turn.
+                cx.waker().wake_by_ref();
+                break;
+            }
+            match self.reader.poll_read(cx, &mut self.io) {
+                Poll::Pending if self.ready.is_empty() => break,
+                Poll::Pending => continue,
+                Poll::Ready(Ok(0)) => return Err(LinkEnd::Eof),
+                Poll::Ready(n) => self.on_read(cx, n?)?,
+            }
+            n_reads += 1;
+        }
+        self.end_if_drained()?;
+        self.arm(cx);
+        Ok(())
+    }
+
+    fn take_work(&mut self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
+        let mut dirty = VecDeque::new();
+        let commands = self.shared.take_work(cx, &mut dirty);
+        for circuit in dirty {
+            self.make_ready(circuit);
+        }
+        for command in commands {
+            self.on_command(command)?;
+        }
+        Ok(())
+    }
+
+    // --- input ---
+
+    fn on_read(&mut self, cx: &mut Context<'_>, n: usize) -> Result<(), LinkEnd> {
+        self.node.metrics.bytes_received.inc_by(n as u64);
+        self.read_at = Instant::now();
+        self.holds_buffers = true;
+        while let Some(run) = self.reader.next_run(READ_SIZE_MAX)? {
+            let circuit = run.circuit().0;
+            self.on_run(run);
+            if circuit == 0 && self.shared.kind == LinkKind::Relay {
+                // A circuit is announced in here whose packets may follow at once.
+                self.drive(cx, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn on_run(&mut self, mut run: Run) {
+        let id = run.circuit().0;
+        let Some(circuit) = self.circuits.get_mut(&id) else {
+            // Closed by us while it was on its way, or nonsense: either way not ours.
+            return;
+        };
+        if id != 0 {
+            let n = run.payload_len();
+            if circuit.receive.receive(n).is_err() {
+                self.close_circuit(id, "credit-overrun", "more was sent than granted");
+                return;
+            }
+            // What the session holds is bounded by its own windows, so what
+            // came in counts as consumed.
+            if let Some(max_bytes) = circuit.receive.consume(n) {
+                self.control.credit(CircuitId(id), max_bytes);
+            }
+        }
+        if let Some(conn) = self.circuits.get(&id).and_then(|c| c.conn.as_ref()) {
+            conn.input(std::iter::from_fn(|| run.next_payload()));
+            self.make_ready(id);
+        }
+    }
+
+    // --- output ---
+
+    /// The circuit's session is polled in this turn or the next.
+    pub(super) fn make_ready(&mut self, id: u32) {
+        if let Some(circuit) = self.circuits.get_mut(&id)
+            && !std::mem::replace(&mut circuit.is_ready, true)
+        {
+            self.ready.push_back(id);
+        }
+    }
+
+    fn drive_ready(&mut self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
+        if !self.blocked {
+            for id in std::mem::take(&mut self.held) {
+                self.make_ready(id);
+            }
+        }
+        for _ in 0..self.ready.len() {
+            if self.n_batches >= BATCHES_PER_TURN {
+                break;
+            }
+            if let Some(id) = self.ready.pop_front() {
+                self.drive(cx, id)?;
+            }
+        }
+        if self.control.has_output() {
+            self.write_control();
+        }
+        Ok(())
+    }
+
+    /// Polls one session and acts on what it says.
+    fn drive(&mut self, cx: &mut Context<'_>, id: u32) -> Result<(), LinkEnd> {
+        let n_batches_max = self.n_batches + BATCHES_PER_SESSION;
+        let Some(circuit) = self.circuits.get_mut(&id) else {
+            return Ok(());
+        };
+        circuit.is_ready = false;
+        let Some(conn) = circuit.conn.clone() else {
+            return Ok(());
+        };
+        loop {
+            match self.poll_session(id, &conn) {
+                Progress::Transmit => {
+                    if self.batch.len() >= MAX_BATCH {
+                        self.flush(cx)?;
+                    }
+                    if self.n_batches >= n_batches_max {
+                        // Others first.
+                        self.make_ready(id);
+                        break;
+                    }
+                }
+                Progress::Drained(at) => {
+                    let at = at.map(|mono| self.node.clock.instant(mono));
+                    self.set_timer(id, at);
+                    break;
+                }
+            }
+        }
+        if self.blocked {
+            self.held.push(id);
+        }
+        self.act(id)?;
+        self.reap(id, &conn)
+    }
+
+    fn poll_session(&mut self, id: u32, conn: &Arc<Conn>) -> Progress {
+        let Some(circuit) = self.circuits.get_mut(&id) else {
+            return Progress::Drained(None);
+        };
+        let credit = usize::try_from(circuit.send.available()).unwrap_or(usize::MAX);
+        self.batch.set_room(match id {
+            _ if self.blocked => 0,
+            0 => usize::MAX,
+            _ => credit,
+        });
+        let n_before = self.batch.len();
+        let progress = conn.poll(&mut self.batch, &mut self.polled);
+        for frame in self.batch.packets_mut().skip(n_before) {
+            let length = frame.len() - LINK_HEADER;
+            let header = header(FrameKind::Data, CircuitId(id), length)
+                .expect("a packet is never longer than a frame can carry");
+            frame[..LINK_HEADER].copy_from_slice(&header);
+            if id != 0 {
+                let within = circuit.send.take(length);
+                debug_assert!(within, "set_room keeps packets within the credit");
+            }
+        }
+        progress
+    }
+
+    /// Writes the batch as far as the socket takes it.
+    fn flush(&mut self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
+        if self.batch.is_empty() {
+            self.blocked = false;
+            return Ok(());
+        }
+        while self.n_written < self.batch.as_slice().len() {
+            let rest = &self.batch.as_slice()[self.n_written..];
+            match Pin::new(&mut self.io).poll_write(cx, rest) {
+                Poll::Pending => {
+                    self.blocked = true;
+                    return Ok(());
+                }
+                Poll::Ready(Ok(0)) => return Err(LinkEnd::Io(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(n) => self.n_written += n?,
+            }
+        }
+        self.node.metrics.bytes_sent.inc_by(self.n_written as u64);
+        self.batch.clear();
+        self.n_written = 0;
+        self.n_batches += 1;
+        if std::mem::replace(&mut self.blocked, false) {
+            for id in std::mem::take(&mut self.held) {
+                self.make_ready(id);
+            }
+        }
+        Ok(())
+    }
+
+    // --- what sessions say ---
+
+    fn act(&mut self, id: u32) -> Result<(), LinkEnd> {
+        let mut polled = std::mem::take(&mut self.polled);
+        polled.wakers.drain(..).for_each(Waker::wake);
+        if let Some(trust) = polled.learned.take() {
+            self.node.learn_trust(trust);
+        }
+        for opened in polled.incoming.drain(..) {
+            self.node.dispatch(opened);
+        }
+        for notice in polled.notices.drain(..) {
+            if id == 0 {
+                self.on_link_notice(notice)?;
+            } else if let Notice::Established(_) = notice {
+                self.node.metrics.sessions_opened.inc();
+            }
+        }
+        // Keeps the vectors' memory.
+        self.polled = polled;
+        Ok(())
+    }
+
+    fn on_link_notice(&mut self, notice: Notice) -> Result<(), LinkEnd> {
+        match notice {
+            Notice::Established(peer) => {
+                if peer.verified().is_some() {
+                    self.half_open = None;
+                }
+                self.shared.set_state(LinkState::Up {
+                    registered: Arc::default(),
+                });
+                if self.shared.kind == LinkKind::Relay {
+                    self.open_control()?;
+                } else {
+                    self.node.metrics.sessions_opened.inc();
+                }
+            }
+            Notice::Readable(stream) => self.read_control(stream)?,
+            Notice::Writable => self.write_control(),
+            Notice::StreamOver(stream, refusal) => {
+                if self.control.is_on(stream) {
+                    return Err(LinkEnd::Session(refusal));
+                }
+            }
+            Notice::Closed => {}
+        }
+        Ok(())
+    }
+
+    /// Takes a session that is over off its circuit, once its last words are out.
+    fn reap(&mut self, id: u32, conn: &Arc<Conn>) -> Result<(), LinkEnd> {
+        let Some(refusal) = conn.closed_now() else {
+            return Ok(());
+        };
+        if self.blocked {
+            return Ok(());
+        }
+        if id == 0 {
+            return Err(LinkEnd::Session(refusal));
+        }
+        self.close_circuit(id, refusal.word(), &refusal.text);
+        Ok(())
+    }
+
+    fn end_if_drained(&self) -> Result<(), LinkEnd> {
+        if self.draining && self.circuits.len() == 1 && self.batch.is_empty() {
+            return Err(LinkEnd::Closed);
+        }
+        Ok(())
+    }
+
+    // --- timers ---
+
+    pub(super) fn forget_timer(&mut self, id: u32, timer: &mut Option<Instant>) {
+        self.timers.set(id, timer, None);
+    }
+
+    fn set_timer(&mut self, id: u32, at: Option<Instant>) {
+        if let Some(circuit) = self.circuits.get_mut(&id) {
+            self.timers.set(id, &mut circuit.timer, at);
+        }
+    }
+
+    fn fire_timers(&mut self, cx: &mut Context<'_>) {
+        if self.sleep.as_mut().poll(cx).is_pending() {
+            return;
+        }
+        let now = Instant::now();
+        while let Some(id) = self.timers.pop_due(now) {
+            let Some(circuit) = self.circuits.get_mut(&id) else {
+                continue;
+            };
+            circuit.timer = None;
+            if let Some(conn) = &circuit.conn {
+                conn.timeout();
+                self.make_ready(id);
+            }
+        }
+        self.control.retry_refused(now);
+        if self.holds_buffers && now.duration_since(self.read_at) >= QUIET && self.batch.is_empty()
+        {
+            self.reader.release();
+            self.batch = Batch::new(LINK_HEADER);
+            self.holds_buffers = false;
+        }
+    }
+
+    /// Sleeps until the first timer. A sleep that is too short is left as it
+    /// is: timers move back with every packet, and waking in vain is cheaper.
+    fn arm(&mut self, cx: &mut Context<'_>) {
+        let quiet = self.holds_buffers.then(|| self.read_at + QUIET);
+        let candidates = [self.timers.first(), quiet, self.control.retry_at()];
+        let Some(first) = candidates.into_iter().flatten().min() else {
+            return;
+        };
+        if self.sleep.is_elapsed() || first < self.sleep.deadline() {
+            self.sleep.as_mut().reset(first);
+        }
+        if self.sleep.as_mut().poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The side of a link that everybody may touch; its driver has the other.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use fairway_control::Reason;
+use fairway_control::link::CircuitId;
+use fairway_identity::Address;
+use futures::task::AtomicWaker;
+use tokio::sync::{oneshot, watch};
+
+use crate::conn::Conn;
+
+/// A link as others see it.
+pub(crate) struct LinkShared {
+    /// Unique in the process.
+    pub(crate) id: u64,
+    pub(crate) kind: LinkKind,
+    /// Who is at the other end, as configured.
+    pub(crate) remote: String,
+    /// Which credential of ours it was made with.
+    pub(crate) generation: u64,
+    next_circuit: AtomicU32,
+    queue: Mutex<Queue>,
+    waker: AtomicWaker,
+    state: watch::Sender<LinkState>,
+}
+
+/// What is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LinkKind {
+    /// A relay; circuit 0 is the session with it.
+    Relay,
+    /// The authority's front, dialled by us; circuit 0 is the session.
+    Direct,
+    /// Somebody who dialled our front.
+    Accepted,
+}
+
+/// How far a link is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LinkState {
+    /// Handshake under way.
+    Starting,
+    /// Circuits may be opened.
+    Up {
+        /// Names that the relay sends to us, in text.
+        registered: Arc<[Address]>,
+    },
+    /// No new circuits; closes with the last one.
+    Draining,
+    /// Over, and why.
+    Closed(String),
+}
+
+/// What the driver is asked to do.
+pub(crate) enum Command {
+    /// Open a circuit. With `conn`, its packets go out at once.
+    Open {
+        circuit: CircuitId,
+        destination: Address,
+        conn: Option<Arc<Conn>>,
+        reply: oneshot::Sender<Result<(), Reason>>,
+    },
+    /// The session for a circuit that was opened without one.
+    Attach(Arc<Conn>),
+    /// The caller that a circuit was opened for went away.
+    Abandon(CircuitId),
+    /// These names, and no others, are wanted here.
+    Names(Arc<[Address]>),
+    /// No new circuits; close with the last one.
+    Drain,
+}
+
+#[derive(Default)]
+struct Queue {
+    dirty: Vec<u32>,
+    commands: VecDeque<Command>,
+}
+
+impl LinkShared {
+    pub(crate) fn new(kind: LinkKind, remote: String, generation: u64) -> Arc<Self> {
+        static NEXT_ID: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        Arc::new(Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            kind,
+            remote,
+            generation,
+            next_circuit: AtomicU32::new(CircuitId::FIRST_OF_ENDPOINT.0),
+            queue: Mutex::default(),
+            waker: AtomicWaker::new(),
+            state: watch::Sender::new(LinkState::Starting),
+        })
+    }
+
+    pub(crate) fn is_relay_link(&self) -> bool {
+        self.kind == LinkKind::Relay
+    }
+
+    /// A circuit id that was not used before; `None` once they are used up.
+    pub(crate) fn take_circuit(&self) -> Option<CircuitId> {
+        let taken = self
+            .next_circuit
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |id| {
+                CircuitId(id).next().map(|next| next.0)
+            });
+        taken.ok().map(CircuitId)
+    }
+
+    /// Asks the driver. Commands are few: one for each call that waits, and
+    /// calls are bounded.
+    pub(crate) fn command(&self, command: Command) {
+        self.lock().commands.push_back(command);
+        self.waker.wake();
+    }
+
+    /// The connection on this circuit may have output.
+    pub(crate) fn wake_for(&self, circuit: u32) {
+        self.lock().dirty.push(circuit);
+        self.waker.wake();
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<LinkState> {
+        self.state.subscribe()
+    }
+
+    pub(crate) fn state(&self) -> LinkState {
+        self.state.borrow().clone()
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        matches!(*self.state.borrow(), LinkState::Up { .. })
+    }
+
+    pub(super) fn set_state(&self, state: LinkState) {
+        self.state.send_if_modified(|old| {
+            let change = *old != state;
+            *old = state;
+            change
+        });
+    }
+
+    /// Everything asked for since the last time; dirty circuits go into `dirty`.
+    pub(super) fn take_work(
+        &self,
+        cx: &mut std::task::Context<'_>,
+        dirty: &mut VecDeque<u32>,
+    ) -> VecDeque<Command> {
+        self.waker.register(cx.waker());
+        let mut queue = self.lock();
+        dirty.extend(queue.dirty.drain(..));
+        std::mem::take(&mut queue.commands)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().expect("no panic while the lock is held")
+    }
+}
+
+impl std::fmt::Debug for LinkShared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LinkShared")
+            .field("id", &self.id)
+            .field("remote", &self.remote)
+            .finish_non_exhaustive()
+    }
+}

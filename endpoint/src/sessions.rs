@@ -1,0 +1,253 @@
+//! The session table: one session for each peer and dialled name, made on
+//! demand, shared by all calls, replaced when our credential has been renewed.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+
+use fairway_identity::Address;
+use fairway_session::OpenRequest;
+use tokio::sync::{Semaphore, watch};
+
+use crate::conn::Conn;
+use crate::limits::{DIALS_MAX, OPEN_TIMEOUT};
+use crate::node::{Node, lock};
+use crate::{OpenError, Stream, StreamError};
+
+/// Sessions that this side dialled, by name.
+#[derive(Debug)]
+pub(crate) struct SessionTable {
+    entries: Mutex<BTreeMap<Address, Entry>>,
+    dials: Arc<Semaphore>,
+}
+
+/// A session, or the attempt to make one.
+#[derive(Clone, Debug)]
+struct Entry {
+    generation: u64,
+    state: watch::Receiver<Dial>,
+}
+
+#[derive(Clone, Debug)]
+enum Dial {
+    Pending,
+    Up(Arc<Conn>),
+    Failed(OpenError),
+}
+
+/// What a call waits for, for the error if it waits in vain.
+#[derive(Debug, Default)]
+pub(crate) struct Phase(AtomicU8);
+
+impl Phase {
+    const NAMES: [&str; 4] = ["credential", "link", "session", "the peer's yes"];
+    pub(crate) const CREDENTIAL: u8 = 0;
+    pub(crate) const LINK: u8 = 1;
+    pub(crate) const SESSION: u8 = 2;
+    pub(crate) const ACCEPT: u8 = 3;
+
+    pub(crate) fn set(&self, phase: u8) {
+        self.0.store(phase, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u8 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Default for SessionTable {
+    fn default() -> Self {
+        Self {
+            entries: Mutex::default(),
+            dials: Arc::new(Semaphore::new(DIALS_MAX)),
+        }
+    }
+}
+
+impl Node {
+    /// Opens a stream to `to`, within [`OPEN_TIMEOUT`].
+    pub(crate) async fn open(
+        self: &Arc<Self>,
+        to: &Address,
+        request: OpenRequest,
+    ) -> Result<Stream, OpenError> {
+        let phase = Phase::default();
+        let opening = self.open_unbounded(to, request, &phase);
+        tokio::select! {
+            opened = tokio::time::timeout(OPEN_TIMEOUT, opening) => {
+                opened.unwrap_or_else(|_| Err(self.timed_out(to, &phase)))
+            }
+            () = self.closing.cancelled() => Err(OpenError::Shutdown),
+        }
+    }
+
+    async fn open_unbounded(
+        self: &Arc<Self>,
+        to: &Address,
+        request: OpenRequest,
+        phase: &Phase,
+    ) -> Result<Stream, OpenError> {
+        // A session that was there may end just now; a new one tells.
+        let (conn, is_fresh) = self.session(to, phase).await?;
+        match try_open(&conn, request.clone(), phase).await {
+            Err(OpenError::SessionClosed(_)) if !is_fresh => {}
+            result => return result,
+        }
+        self.sessions.forget(to, &conn);
+        let (conn, _) = self.session(to, phase).await?;
+        try_open(&conn, request, phase).await
+    }
+
+    /// The session with `to`, and whether it was made for this call.
+    pub(crate) async fn session(
+        self: &Arc<Self>,
+        to: &Address,
+        phase: &Phase,
+    ) -> Result<(Arc<Conn>, bool), OpenError> {
+        if *to != Address::Authority {
+            phase.set(Phase::CREDENTIAL);
+        }
+        let (mut state, is_fresh) = self.entry(to)?;
+        phase.set(Phase::SESSION);
+        loop {
+            match &*state.borrow_and_update() {
+                Dial::Pending => {}
+                Dial::Up(conn) => return Ok((conn.clone(), is_fresh)),
+                Dial::Failed(error) => return Err(error.clone()),
+            }
+            self.note_phase(phase);
+            if state.changed().await.is_err() {
+                return Err(OpenError::Shutdown);
+            }
+        }
+    }
+
+    /// The entry for `to`; makes one when there is none that may be used.
+    fn entry(self: &Arc<Self>, to: &Address) -> Result<(watch::Receiver<Dial>, bool), OpenError> {
+        let generation = self.identity.borrow().generation;
+        let mut entries = lock(&self.sessions.entries);
+        if let Some(entry) = entries.get(to)
+            && entry.is_usable(generation)
+        {
+            return Ok((entry.state.clone(), false));
+        }
+        let Ok(permit) = self.sessions.dials.clone().try_acquire_owned() else {
+            return Err(OpenError::Overloaded);
+        };
+        let (sender, state) = watch::channel(Dial::Pending);
+        entries.insert(
+            to.clone(),
+            Entry {
+                generation,
+                state: state.clone(),
+            },
+        );
+        let (node, to) = (self.clone(), to.clone());
+        self.spawn(async move {
+            let dialled = tokio::time::timeout(OPEN_TIMEOUT, node.dial(&to)).await;
+            drop(permit);
+            match dialled {
+                Ok(Ok(conn)) => {
+                    sender.send_replace(Dial::Up(conn.clone()));
+                    conn.closed().await;
+                    node.sessions.forget(&to, &conn);
+                }
+                Ok(Err(error)) => node.dial_failed(&to, &sender, error),
+                Err(_) => node.dial_failed(&to, &sender, node.timed_out(&to, &Phase::default())),
+            }
+        });
+        Ok((state, true))
+    }
+
+    fn dial_failed(&self, to: &Address, sender: &watch::Sender<Dial>, error: OpenError) {
+        self.metrics.sessions_failed.inc();
+        tracing::info!(event = "dial-failed", destination = %to, reason = %error.reason(), "{error}");
+        sender.send_replace(Dial::Failed(error));
+        let mut entries = lock(&self.sessions.entries);
+        if entries
+            .get(to)
+            .is_some_and(|e| e.state.same_channel(&sender.subscribe()))
+        {
+            entries.remove(to);
+        }
+    }
+
+    /// What is missing at the moment, from below.
+    fn note_phase(&self, phase: &Phase) {
+        phase.set(if !self.identity.borrow().is_credentialed() {
+            Phase::CREDENTIAL
+        } else if self.authority.is_none() && self.links.borrow().is_empty() {
+            Phase::LINK
+        } else {
+            Phase::SESSION
+        });
+    }
+
+    fn timed_out(&self, to: &Address, phase: &Phase) -> OpenError {
+        let is_accepting = phase.get() == Phase::ACCEPT;
+        if !is_accepting {
+            self.note_phase(phase);
+        }
+        let notes = lock(&self.progress);
+        let last =
+            |error: &Option<String>| error.clone().unwrap_or_else(|| "still trying".to_owned());
+        match phase.get() {
+            Phase::CREDENTIAL if *to != Address::Authority => OpenError::NoCredential {
+                last_error: last(&notes.credential_error),
+            },
+            Phase::LINK => OpenError::NoLink {
+                last_error: last(&notes.link_error),
+            },
+            other => OpenError::Timeout {
+                destination: to.to_string(),
+                seconds: OPEN_TIMEOUT.as_secs(),
+                phase: Phase::NAMES[usize::from(other.min(Phase::ACCEPT))],
+            },
+        }
+    }
+}
+
+impl SessionTable {
+    /// This session is not to be used for new calls.
+    pub(crate) fn forget(&self, to: &Address, conn: &Arc<Conn>) {
+        let mut entries = lock(&self.entries);
+        let is_it = entries.get(to).is_some_and(
+            |entry| matches!(&*entry.state.borrow(), Dial::Up(c) if Arc::ptr_eq(c, conn)),
+        );
+        if is_it {
+            entries.remove(to);
+        }
+    }
+}
+
+impl Entry {
+    fn is_usable(&self, generation: u64) -> bool {
+        match &*self.state.borrow() {
+            Dial::Pending => true,
+            Dial::Up(conn) => self.generation == generation && !conn.is_closed(),
+            Dial::Failed(_) => false,
+        }
+    }
+}
+
+/// Opens a stream and waits for the peer's answer.
+async fn try_open(
+    conn: &Arc<Conn>,
+    request: OpenRequest,
+    phase: &Phase,
+) -> Result<Stream, OpenError> {
+    let mut stream = conn.open(&request).await?;
+    phase.set(Phase::ACCEPT);
+    match stream.accepted().await {
+        Ok(()) => Ok(stream),
+        Err(
+            StreamError::Reset(refusal)
+            | StreamError::Stopped(refusal)
+            | StreamError::Ended(refusal),
+        ) => Err(OpenError::Refused(refusal)),
+        Err(StreamError::SessionClosed(refusal)) => Err(OpenError::SessionClosed(refusal)),
+        Err(StreamError::Finished) => Err(OpenError::SessionClosed(crate::conn::lost(
+            "the stream ended before it was accepted",
+        ))),
+    }
+}
