@@ -227,12 +227,15 @@ impl Conn {
             }
             Err(error) => return Poll::Ready(Err(not_opened(&error))),
         };
+        let Some(peer) = inner.session.peer().cloned() else {
+            return Poll::Ready(Err(not_opened(&OpenError::NotEstablished)));
+        };
         inner.idle_since = None;
         inner.streams.insert(id, Slot::with_handles());
         drop(inner);
         self.metrics.streams.inc();
         self.mark_dirty();
-        Poll::Ready(Ok(Stream::new(self, id)))
+        Poll::Ready(Ok(Stream::new(self, id, peer)))
     }
 
     /// Opens a stream whose reading and writing the driver does itself, by
@@ -357,7 +360,7 @@ impl Conn {
                 inner.idle_since = None;
                 inner.streams.insert(stream, Slot::with_handles());
                 self.metrics.streams.inc();
-                let stream = Stream::new(self, stream);
+                let stream = Stream::new(self, stream, grant.peer().clone());
                 polled.incoming.push(Opened {
                     grant,
                     open,

@@ -23,6 +23,7 @@ pub struct Stream {
     pub recv: RecvStream,
     /// What goes to the peer.
     pub send: SendStream,
+    peer: PeerInfo,
 }
 
 /// The receiving half. Dropping it before the end tells the peer to stop.
@@ -44,8 +45,9 @@ pub struct SendStream {
 }
 
 impl Stream {
-    pub(crate) fn new(conn: &Arc<Conn>, id: StreamId) -> Self {
+    pub(crate) fn new(conn: &Arc<Conn>, id: StreamId, peer: PeerInfo) -> Self {
         Self {
+            peer,
             recv: RecvStream {
                 conn: conn.clone(),
                 id,
@@ -60,9 +62,9 @@ impl Stream {
         }
     }
 
-    /// Who is at the other end, as proven by the session; `None` once it is over.
-    pub fn peer(&self) -> Option<PeerInfo> {
-        self.recv.conn.peer()
+    /// Who is at the other end, as proven by the session.
+    pub fn peer(&self) -> &PeerInfo {
+        &self.peer
     }
 
     /// Ends the stream at once in both directions, with a reason that the peer
