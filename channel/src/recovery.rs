@@ -340,7 +340,7 @@ mod tests {
     #[test]
     fn three_later_packets_make_one_lost() {
         let mut recovery = sent(5);
-        let (arrived, lost) = ack(&mut recovery, &[3..4], at(10));
+        let (arrived, lost) = ack(&mut recovery, &[3..4], at(4));
         assert_eq!((arrived, lost), (vec![carried(3)], vec![carried(0)]));
         // 1 and 2 are late, 4 is on its way.
         assert_eq!(recovery.in_flight, 3);

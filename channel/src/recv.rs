@@ -174,10 +174,11 @@ impl RecvHalf {
         if final_size < self.highest {
             return Err(Fault::FinalSize);
         }
+        let ended = self.final_size.is_some();
         self.account(final_size, true, shared)?;
         match self.state {
-            // All is here: the reader may have it.
-            State::Open if self.next == final_size => return Ok(false),
+            // All is here, its end too: the reader may have it.
+            State::Open if ended && self.next == final_size => return Ok(false),
             State::Open => {}
             State::Stopped(_) => {
                 self.discard(shared);

@@ -1,1 +1,15 @@
-//! fairway-sim.
+//! Fairway's simulator: the sans-IO crates on a network that loses, delays,
+//! reorders, repeats and damages packets, all by seed.
+//!
+//! The same seed gives the same run: the clock is simulated, and every choice
+//! comes from one generator. (The one thing that differs is the bytes of the
+//! ML-KEM keys, see `fairway_channel`'s `crypto.rs`; nothing here depends on
+//! them.) A test that fails prints its seed.
+//!
+//! Start reading at [`Pair`]: two channels, a [`Net`] between them, one clock.
+
+mod net;
+mod pair;
+
+pub use net::{Conditions, Net, Side};
+pub use pair::{End, Pair, StepLimit};
