@@ -1,0 +1,911 @@
+//! All facts about the cluster that distribution and revocation need. It holds
+//! no client: [`super::feed`] tells it what changed, and it answers whom that
+//! touches.
+//!
+//! ```text
+//! ChannelPolicy --selects--> pod, DeviceIdentity      (own namespace)
+//! Service       --selects--> pod                      (own namespace)
+//! ServiceAccount <-runs as-- pod
+//! Record        --revokes--> pod, DeviceIdentity      (by UID)
+//! EndpointSlices of the relays, trust set -> everybody
+//! ```
+//!
+//! Reverse lookups go by namespace: a change touches the endpoints of one or a
+//! few namespaces, never all, unless it really concerns all.
+//!
+//! What has to be *done* about a change (a device is gone: revoke it) is kept
+//! as [`Errand`]s until the keeper of revocations takes them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fairway_identity::{
+    HostPort, Label, UnixSeconds, VerifiedTrustSet, credential::fitting_services,
+};
+use fairway_policy::CallerRule;
+
+use super::facts::{DeviceFacts, PodFacts, PolicyFacts, ServiceFacts};
+use crate::limits;
+use crate::names::Install;
+use crate::revoke::{Entry, Record};
+
+/// The facts.
+#[derive(Debug)]
+pub struct Index {
+    pub(super) install: Install,
+    /// Addresses at which devices reach the relays from outside.
+    pub(super) outside_relays: Vec<HostPort>,
+    pub(super) trust: Option<VerifiedTrustSet>,
+    pub(super) record: Record,
+    /// Rises whenever what is revoked changes; acknowledgements go by it.
+    pub(super) revision: u64,
+    /// Entries in force, by key, and the revision that brought each.
+    effective: BTreeMap<String, u64>,
+    pods: BTreeMap<String, PodEntry>,
+    /// UIDs of pods by namespace.
+    pods_in: BTreeMap<String, BTreeSet<String>>,
+    services: BTreeMap<String, BTreeMap<String, ServiceFacts>>,
+    devices: BTreeMap<Name, DeviceFacts>,
+    pub(super) policies: BTreeMap<String, BTreeMap<String, PolicyFacts>>,
+    relays: BTreeMap<String, Vec<HostPort>>,
+    accounts: BTreeSet<Name>,
+    issued: BTreeMap<String, IssuedNote>,
+    synced: BTreeSet<Source>,
+    errands: BTreeMap<String, Errand>,
+}
+
+/// Namespace and name.
+pub type Name = (String, String);
+
+/// Kinds of objects that have to be known before the index speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// Pods.
+    Pods,
+    /// Services.
+    Services,
+    /// ServiceAccounts.
+    Accounts,
+    /// DeviceIdentities.
+    Devices,
+    /// ChannelPolicies.
+    Policies,
+    /// EndpointSlices of the relays.
+    Relays,
+    /// The record of revocations.
+    Revocations,
+}
+
+impl Source {
+    const ALL: [Self; 7] = [
+        Self::Pods,
+        Self::Services,
+        Self::Accounts,
+        Self::Devices,
+        Self::Policies,
+        Self::Relays,
+        Self::Revocations,
+    ];
+}
+
+/// Whom a change touches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Touched {
+    /// Nobody.
+    #[default]
+    Nobody,
+    /// One endpoint, by namespace and UID.
+    One(String, String),
+    /// The endpoints of these namespaces.
+    Namespaces(BTreeSet<String>),
+    /// Everybody.
+    All,
+}
+
+/// Something to be done about a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Errand {
+    /// A device is gone.
+    DeviceGone(DeviceFacts),
+    /// A pod is gone.
+    PodGone(PodFacts),
+    /// A pod's ServiceAccount may be gone.
+    AccountGone(PodFacts),
+    /// A pod backs fewer Services than its credential may say.
+    ServicesLost(PodFacts),
+    /// A device has to be looked at.
+    DeviceChanged(DeviceFacts),
+}
+
+#[derive(Debug)]
+struct PodEntry {
+    facts: PodFacts,
+    backs: Vec<Label>,
+    /// When `backs` last changed while the pod was known.
+    changed_at: Option<UnixSeconds>,
+}
+
+/// What this replica has certified of a pod.
+#[derive(Debug)]
+struct IssuedNote {
+    services: Vec<Label>,
+    issued_at: UnixSeconds,
+    expires: UnixSeconds,
+}
+
+/// The Services that a pod backs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backing {
+    /// Those that its credential lists, in order of name.
+    pub services: Vec<Label>,
+    /// Those that do not fit.
+    pub left_out: Vec<String>,
+    /// Whether one that is listed is headless, so that the pod can be dialled
+    /// by its own name.
+    pub headless: bool,
+}
+
+impl Index {
+    /// An index that knows nothing yet.
+    pub fn new(install: Install, outside_relays: Vec<HostPort>) -> Self {
+        Self {
+            install,
+            outside_relays,
+            trust: None,
+            record: Record::default(),
+            revision: 0,
+            effective: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            pods_in: BTreeMap::new(),
+            services: BTreeMap::new(),
+            devices: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            relays: BTreeMap::new(),
+            accounts: BTreeSet::new(),
+            issued: BTreeMap::new(),
+            synced: BTreeSet::new(),
+            errands: BTreeMap::new(),
+        }
+    }
+
+    /// Whether everything has been listed at least once and there is a trust
+    /// set. Before, no endpoint is told anything: half of the policies would
+    /// be worse than those that it has.
+    pub fn is_ready(&self) -> bool {
+        self.trust.is_some()
+            && Source::ALL
+                .iter()
+                .all(|source| self.synced.contains(source))
+    }
+
+    /// What has not been listed yet.
+    pub fn missing(&self) -> Vec<Source> {
+        Source::ALL
+            .into_iter()
+            .filter(|source| !self.synced.contains(source))
+            .collect()
+    }
+
+    /// What has to be done; each errand is given out once.
+    pub fn take_errands(&mut self) -> Vec<Errand> {
+        std::mem::take(&mut self.errands).into_values().collect()
+    }
+
+    /// Puts back what could not be done, unless something newer is known.
+    pub fn return_errand(&mut self, errand: Errand) {
+        self.errands
+            .entry(errand.uid().to_owned())
+            .or_insert(errand);
+    }
+
+    /// A newer trust set.
+    pub fn set_trust(&mut self, trust: VerifiedTrustSet) -> Touched {
+        let newer = self
+            .trust
+            .as_ref()
+            .is_none_or(|known| known.version() < trust.version());
+        if !newer {
+            return Touched::Nobody;
+        }
+        self.trust = Some(trust);
+        Touched::All
+    }
+
+    // --- pods ---------------------------------------------------------------
+
+    /// The pod with this UID.
+    pub fn pod(&self, uid: &str) -> Option<&PodFacts> {
+        self.pods.get(uid).map(|entry| &entry.facts)
+    }
+
+    /// All pods that are endpoints.
+    pub fn pods(&self) -> impl Iterator<Item = &PodFacts> {
+        self.pods.values().map(|entry| &entry.facts)
+    }
+
+    /// All pods, as listed.
+    pub fn reset_pods(&mut self, pods: Vec<PodFacts>, now: UnixSeconds) -> Touched {
+        let listed: BTreeSet<&str> = pods.iter().map(|pod| pod.uid.as_str()).collect();
+        let gone: Vec<String> = self
+            .pods
+            .keys()
+            .filter(|uid| !listed.contains(uid.as_str()))
+            .cloned()
+            .collect();
+        for uid in gone {
+            self.delete_pod(&uid);
+        }
+        for pod in pods {
+            self.apply_pod(pod, now);
+        }
+        self.synced.insert(Source::Pods);
+        self.look_for_lost_accounts();
+        Touched::All
+    }
+
+    /// A pod is new or changed.
+    pub fn apply_pod(&mut self, pod: PodFacts, now: UnixSeconds) -> Touched {
+        let touched = Touched::One(pod.namespace.clone(), pod.uid.clone());
+        if self
+            .pods
+            .get(&pod.uid)
+            .is_some_and(|known| known.facts == pod)
+        {
+            return Touched::Nobody;
+        }
+        let backs = self.backing(&pod.namespace, &pod.labels).services;
+        self.pods_in
+            .entry(pod.namespace.clone())
+            .or_default()
+            .insert(pod.uid.clone());
+        match self.pods.get_mut(&pod.uid) {
+            Some(known) => known.facts = pod.clone(),
+            None => {
+                let entry = PodEntry {
+                    facts: pod.clone(),
+                    backs: backs.clone(),
+                    changed_at: None,
+                };
+                self.pods.insert(pod.uid.clone(), entry);
+            }
+        }
+        self.note_backing(&pod.uid, backs, now);
+        touched
+    }
+
+    /// A pod is gone.
+    pub fn delete_pod(&mut self, uid: &str) -> Touched {
+        let Some(entry) = self.pods.remove(uid) else {
+            return Touched::Nobody;
+        };
+        let pod = entry.facts;
+        if let Some(uids) = self.pods_in.get_mut(&pod.namespace) {
+            uids.remove(uid);
+            if uids.is_empty() {
+                self.pods_in.remove(&pod.namespace);
+            }
+        }
+        self.issued.remove(uid);
+        let touched = Touched::One(pod.namespace.clone(), pod.uid.clone());
+        self.errand(Errand::PodGone(pod));
+        touched
+    }
+
+    /// This replica has certified that a pod backs `services`.
+    pub fn note_issued(
+        &mut self,
+        uid: &str,
+        services: Vec<Label>,
+        issued_at: UnixSeconds,
+        expires: UnixSeconds,
+    ) {
+        // Pods whose deletion came before this note would stay for ever.
+        self.issued.retain(|_, note| issued_at < note.expires);
+        self.issued.insert(
+            uid.to_owned(),
+            IssuedNote {
+                services,
+                issued_at,
+                expires,
+            },
+        );
+    }
+
+    /// Credentials of a pod issued before this say something else than one
+    /// would say now.
+    pub(super) fn pod_renew_before(&self, uid: &str) -> Option<UnixSeconds> {
+        let entry = self.pods.get(uid)?;
+        let differs = |note: &&IssuedNote| note.services != entry.backs;
+        let noted = self
+            .issued
+            .get(uid)
+            .filter(differs)
+            .map(|note| note.issued_at.plus(1));
+        entry.changed_at.max(noted)
+    }
+
+    // --- services -----------------------------------------------------------
+
+    /// All Services that select something, as listed.
+    pub fn reset_services(&mut self, services: Vec<ServiceFacts>, now: UnixSeconds) -> Touched {
+        self.services.clear();
+        for service in services {
+            self.services
+                .entry(service.namespace.clone())
+                .or_default()
+                .insert(service.name.clone(), service);
+        }
+        let namespaces: Vec<String> = self.pods_in.keys().cloned().collect();
+        // The first listing is no change: what pods backed was not known.
+        let first = self.synced.insert(Source::Services);
+        for namespace in namespaces {
+            self.renote_namespace(&namespace, now, first);
+        }
+        Touched::All
+    }
+
+    /// A Service is new or changed; `None`: it selects nothing (any more).
+    pub fn apply_service(
+        &mut self,
+        name: Name,
+        service: Option<ServiceFacts>,
+        now: UnixSeconds,
+    ) -> Touched {
+        let (namespace, name) = name;
+        let services = self.services.entry(namespace.clone()).or_default();
+        let before = match service.clone() {
+            Some(service) => services.insert(name, service),
+            None => services.remove(&name),
+        };
+        if services.is_empty() {
+            self.services.remove(&namespace);
+        }
+        if before == service {
+            return Touched::Nobody;
+        }
+        self.renote_namespace(&namespace, now, false);
+        Touched::Namespaces(BTreeSet::from([namespace]))
+    }
+
+    /// The Services that a pod of `namespace` with `labels` backs: only from
+    /// their selectors, never from what the caller or an EndpointSlice says.
+    pub fn backing(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Backing {
+        let selecting = || {
+            self.services_of(namespace)
+                .filter(|service| service.selects(labels))
+        };
+        let mut left_out: Vec<String> = selecting()
+            .skip(limits::SERVICES_PER_POD_MAX)
+            .map(|service| service.name.clone())
+            .collect();
+        let first = selecting().take(limits::SERVICES_PER_POD_MAX);
+        let (services, too_long) =
+            fitting_services(first.filter_map(|service| Label::new(&service.name).ok()));
+        left_out.extend(too_long.iter().map(Label::to_string));
+        let headless = selecting().any(|service| {
+            service.headless
+                && services
+                    .iter()
+                    .any(|listed| listed.as_str() == service.name)
+        });
+        Backing {
+            services,
+            left_out,
+            headless,
+        }
+    }
+
+    /// The Services of a namespace, in order of name.
+    pub(super) fn services_of(&self, namespace: &str) -> impl Iterator<Item = &ServiceFacts> {
+        self.services
+            .get(namespace)
+            .into_iter()
+            .flat_map(BTreeMap::values)
+    }
+
+    fn renote_namespace(&mut self, namespace: &str, now: UnixSeconds, first: bool) {
+        let uids: Vec<String> = self
+            .pods_in
+            .get(namespace)
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect();
+        for uid in uids {
+            let Some(entry) = self.pods.get(&uid) else {
+                continue;
+            };
+            let backs = self.backing(namespace, &entry.facts.labels).services;
+            if first {
+                let entry = self.pods.get_mut(&uid);
+                entry.expect("was there a moment ago").backs = backs;
+            } else {
+                self.note_backing(&uid, backs, now);
+            }
+        }
+    }
+
+    fn note_backing(&mut self, uid: &str, backs: Vec<Label>, now: UnixSeconds) {
+        let Some(entry) = self.pods.get_mut(uid) else {
+            return;
+        };
+        if entry.backs == backs {
+            return;
+        }
+        let lost = entry.backs.iter().any(|service| !backs.contains(service));
+        entry.backs = backs;
+        entry.changed_at = Some(now);
+        let facts = entry.facts.clone();
+        if lost {
+            self.errand(Errand::ServicesLost(facts));
+        }
+    }
+
+    // --- accounts -----------------------------------------------------------
+
+    /// All ServiceAccounts, as listed.
+    pub fn reset_accounts(&mut self, accounts: BTreeSet<Name>) -> Touched {
+        self.accounts = accounts;
+        self.synced.insert(Source::Accounts);
+        self.look_for_lost_accounts();
+        Touched::Nobody
+    }
+
+    /// A ServiceAccount is there.
+    pub fn apply_account(&mut self, account: Name) -> Touched {
+        self.accounts.insert(account);
+        Touched::Nobody
+    }
+
+    /// A ServiceAccount is gone.
+    pub fn delete_account(&mut self, account: &Name) -> Touched {
+        self.accounts.remove(account);
+        self.look_for_lost_accounts();
+        Touched::Nobody
+    }
+
+    fn look_for_lost_accounts(&mut self) {
+        if !self.synced.contains(&Source::Accounts) || !self.synced.contains(&Source::Pods) {
+            return;
+        }
+        let lost = |pod: &&PodFacts| {
+            !self
+                .accounts
+                .contains(&(pod.namespace.clone(), pod.service_account.clone()))
+        };
+        let lost: Vec<PodFacts> = self.pods().filter(lost).cloned().collect();
+        for pod in lost {
+            self.errand(Errand::AccountGone(pod));
+        }
+    }
+
+    // --- devices ------------------------------------------------------------
+
+    /// The device of this name.
+    pub fn device(&self, name: &Name) -> Option<&DeviceFacts> {
+        self.devices.get(name)
+    }
+
+    /// All devices.
+    pub fn devices(&self) -> impl Iterator<Item = &DeviceFacts> {
+        self.devices.values()
+    }
+
+    /// All DeviceIdentities, as listed.
+    pub fn reset_devices(&mut self, devices: Vec<DeviceFacts>) -> Touched {
+        let mut before = std::mem::take(&mut self.devices);
+        for device in devices {
+            let name = (device.namespace.clone(), device.name.clone());
+            if let Some(known) = before.remove(&name)
+                && known.uid != device.uid
+            {
+                self.errand(Errand::DeviceGone(known));
+            }
+            self.errand(Errand::DeviceChanged(device.clone()));
+            self.devices.insert(name, device);
+        }
+        for gone in before.into_values() {
+            self.errand(Errand::DeviceGone(gone));
+        }
+        self.synced.insert(Source::Devices);
+        Touched::All
+    }
+
+    /// A DeviceIdentity is new or changed.
+    pub fn apply_device(&mut self, device: DeviceFacts) -> Touched {
+        let touched = Touched::One(device.namespace.clone(), device.uid.clone());
+        let name = (device.namespace.clone(), device.name.clone());
+        match self.devices.insert(name, device.clone()) {
+            Some(known) if known == device => return Touched::Nobody,
+            Some(known) if known.uid != device.uid => self.errand(Errand::DeviceGone(known)),
+            Some(_) | None => {}
+        }
+        self.errand(Errand::DeviceChanged(device));
+        touched
+    }
+
+    /// A DeviceIdentity is gone.
+    pub fn delete_device(&mut self, name: &Name) -> Touched {
+        let Some(device) = self.devices.remove(name) else {
+            return Touched::Nobody;
+        };
+        let touched = Touched::One(device.namespace.clone(), device.uid.clone());
+        self.errand(Errand::DeviceGone(device));
+        touched
+    }
+
+    // --- policies, relays, revocations --------------------------------------
+
+    /// All ChannelPolicies, as listed.
+    pub fn reset_policies(&mut self, policies: Vec<PolicyFacts>) -> Touched {
+        self.policies.clear();
+        for policy in policies {
+            self.policies
+                .entry(policy.namespace.clone())
+                .or_default()
+                .insert(policy.name.clone(), policy);
+        }
+        self.synced.insert(Source::Policies);
+        Touched::All
+    }
+
+    /// A ChannelPolicy is new or changed; `None`: it says nothing (any more).
+    pub fn apply_policy(&mut self, name: Name, policy: Option<PolicyFacts>) -> Touched {
+        let (namespace, name) = name;
+        let policies = self.policies.entry(namespace.clone()).or_default();
+        let before = match policy.clone() {
+            Some(policy) => policies.insert(name, policy),
+            None => policies.remove(&name),
+        };
+        if policies.is_empty() {
+            self.policies.remove(&namespace);
+        }
+        if before == policy {
+            return Touched::Nobody;
+        }
+        let mut touched = Touched::Namespaces(BTreeSet::from([namespace]));
+        for policy in before.iter().chain(&policy) {
+            touched = touched.and(callers_of(policy));
+        }
+        touched
+    }
+
+    /// All EndpointSlices of the relays, as listed.
+    pub fn reset_relays(&mut self, slices: BTreeMap<String, Vec<HostPort>>) -> Touched {
+        self.relays = slices;
+        self.synced.insert(Source::Relays);
+        Touched::All
+    }
+
+    /// An EndpointSlice of the relays is new or changed; `None`: gone.
+    pub fn apply_relays(&mut self, slice: String, relays: Option<Vec<HostPort>>) -> Touched {
+        let before = match relays.clone() {
+            Some(relays) => self.relays.insert(slice, relays),
+            None => self.relays.remove(&slice),
+        };
+        if before == relays {
+            Touched::Nobody
+        } else {
+            Touched::All
+        }
+    }
+
+    /// The relays that endpoints in the cluster hold links to.
+    pub(super) fn inside_relays(&self) -> Vec<HostPort> {
+        let relays: BTreeSet<&HostPort> = self.relays.values().flatten().collect();
+        relays
+            .into_iter()
+            .take(limits::RELAYS_MAX)
+            .cloned()
+            .collect()
+    }
+
+    /// The record of revocations, as it is now.
+    pub fn set_record(&mut self, record: Record, now: UnixSeconds) -> Touched {
+        let first = self.synced.insert(Source::Revocations);
+        if self.record == record && !first {
+            return Touched::Nobody;
+        }
+        self.record = record;
+        self.time_has_passed(now)
+    }
+
+    /// Some entry of the record has become effective, or has ended.
+    pub fn time_has_passed(&mut self, now: UnixSeconds) -> Touched {
+        self.revision += 1;
+        let revision = self.revision;
+        let effective = self
+            .record
+            .iter()
+            .filter(|entry| entry.is_effective(now))
+            .map(Entry::key);
+        let before = std::mem::take(&mut self.effective);
+        self.effective = effective
+            .map(|key| {
+                let since = before.get(&key).copied().unwrap_or(revision);
+                (key, since)
+            })
+            .collect();
+        Touched::All
+    }
+
+    /// Since which revision an entry has been in force; `None`: it is not.
+    pub(super) fn effective_since(&self, entry: &Entry) -> Option<u64> {
+        self.effective.get(&entry.key()).copied()
+    }
+
+    /// The record of revocations.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    fn errand(&mut self, errand: Errand) {
+        // What is gone stays gone; a UID never comes back.
+        match self.errands.get(errand.uid()) {
+            Some(Errand::DeviceGone(_) | Errand::PodGone(_)) => {}
+            Some(Errand::AccountGone(_) | Errand::ServicesLost(_) | Errand::DeviceChanged(_))
+            | None => {
+                self.errands.insert(errand.uid().to_owned(), errand);
+            }
+        }
+    }
+}
+
+impl Errand {
+    /// UID of the object.
+    pub fn uid(&self) -> &str {
+        match self {
+            Self::DeviceGone(device) | Self::DeviceChanged(device) => &device.uid,
+            Self::PodGone(pod) | Self::AccountGone(pod) | Self::ServicesLost(pod) => &pod.uid,
+        }
+    }
+}
+
+impl Touched {
+    /// Both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Nobody, other) | (other, Self::Nobody) => other,
+            (Self::All, _) | (_, Self::All) => Self::All,
+            (Self::One(a, b), Self::One(c, d)) if a == c && b == d => Self::One(a, b),
+            (one, other) => {
+                let mut namespaces = one.into_namespaces();
+                namespaces.extend(other.into_namespaces());
+                Self::Namespaces(namespaces)
+            }
+        }
+    }
+
+    fn into_namespaces(self) -> BTreeSet<String> {
+        match self {
+            Self::Nobody | Self::All => BTreeSet::new(),
+            Self::One(namespace, _) => BTreeSet::from([namespace]),
+            Self::Namespaces(namespaces) => namespaces,
+        }
+    }
+}
+
+/// The namespaces of a policy's callers: whose revocations concern them
+/// changes with it.
+fn callers_of(policy: &PolicyFacts) -> Touched {
+    let mut touched = Touched::Nobody;
+    for rule in &policy.compiled.policy.from {
+        let (CallerRule::Devices { namespaces, .. } | CallerRule::Workloads { namespaces, .. }) =
+            rule;
+        touched = touched.and(if namespaces.is_empty() {
+            Touched::All
+        } else {
+            Touched::Namespaces(namespaces.iter().cloned().collect())
+        });
+    }
+    touched
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{device, index, pod, policy, service};
+
+    const NOW: UnixSeconds = UnixSeconds(1000);
+
+    fn names(labels: &[Label]) -> Vec<&str> {
+        labels.iter().map(Label::as_str).collect()
+    }
+
+    fn name(namespace: &str, name: &str) -> Name {
+        (namespace.to_owned(), name.to_owned())
+    }
+
+    #[test]
+    fn it_is_ready_when_everything_was_listed() {
+        let mut index = Index::new(crate::testing::install(), Vec::new());
+        assert_eq!(index.missing().len(), Source::ALL.len());
+        index.reset_pods(Vec::new(), NOW);
+        index.reset_services(Vec::new(), NOW);
+        index.reset_accounts(BTreeSet::new());
+        index.reset_devices(Vec::new());
+        index.reset_policies(Vec::new());
+        index.reset_relays(BTreeMap::new());
+        index.set_record(Record::default(), NOW);
+        assert!(!index.is_ready(), "without a trust set");
+        index.set_trust(crate::testing::ring().trust().clone());
+        assert!(index.is_ready());
+    }
+
+    #[test]
+    fn a_pod_backs_the_services_that_select_it_in_its_namespace() {
+        let mut index = index();
+        for (namespace, name) in [
+            ("factory", "collector"),
+            ("factory", "alias"),
+            ("other", "collector"),
+        ] {
+            index.apply_service(
+                (namespace.into(), name.into()),
+                Some(service(namespace, name, "app=a")),
+                NOW,
+            );
+        }
+        index.apply_service(
+            name("factory", "web"),
+            Some(service("factory", "web", "app=b")),
+            NOW,
+        );
+        let backing = index.backing("factory", &pod("factory", "p", "app=a").labels);
+        assert_eq!(names(&backing.services), ["alias", "collector"]);
+        assert!(backing.left_out.is_empty() && !backing.headless);
+    }
+
+    #[test]
+    fn a_credential_lists_sixteen_services_at_most() {
+        let mut index = index();
+        for number in 0..18 {
+            let service_name = format!("s{number:02}");
+            let facts = service("factory", &service_name, "app=a");
+            index.apply_service(("factory".into(), service_name), Some(facts), NOW);
+        }
+        let backing = index.backing("factory", &pod("factory", "p", "app=a").labels);
+        assert_eq!(backing.services.len(), 16);
+        assert_eq!(backing.left_out, ["s16", "s17"]);
+    }
+
+    #[test]
+    fn gaining_a_service_renews_and_losing_one_is_an_errand() {
+        let mut index = index();
+        let pod = pod("factory", "p", "app=a");
+        index.apply_pod(pod.clone(), NOW);
+        index.take_errands();
+        assert_eq!(index.pod_renew_before(&pod.uid), None);
+
+        let touched = index.apply_service(
+            name("factory", "web"),
+            Some(service("factory", "web", "app=a")),
+            UnixSeconds(2000),
+        );
+        assert_eq!(
+            touched,
+            Touched::Namespaces(BTreeSet::from(["factory".into()]))
+        );
+        assert_eq!(index.pod_renew_before(&pod.uid), Some(UnixSeconds(2000)));
+        assert!(index.take_errands().is_empty());
+
+        index.apply_service(name("factory", "web"), None, UnixSeconds(3000));
+        assert_eq!(index.pod_renew_before(&pod.uid), Some(UnixSeconds(3000)));
+        assert_eq!(index.take_errands(), [Errand::ServicesLost(pod)]);
+    }
+
+    #[test]
+    fn a_service_that_comes_after_the_credential_but_before_the_pod_renews_too() {
+        let mut index = index();
+        let pod = pod("factory", "p", "app=a");
+        index.note_issued(&pod.uid, Vec::new(), NOW, NOW.plus(3600));
+        index.apply_service(
+            name("factory", "web"),
+            Some(service("factory", "web", "app=a")),
+            NOW,
+        );
+        index.apply_pod(pod.clone(), NOW);
+        assert_eq!(index.pod_renew_before(&pod.uid), Some(NOW.plus(1)));
+        index.note_issued(
+            &pod.uid,
+            vec![Label::new("web").unwrap()],
+            NOW.plus(1),
+            NOW.plus(3600),
+        );
+        assert_eq!(index.pod_renew_before(&pod.uid), None);
+    }
+
+    #[test]
+    fn the_first_listing_of_services_is_no_change() {
+        let mut index = Index::new(crate::testing::install(), Vec::new());
+        let pod = pod("factory", "p", "app=a");
+        index.reset_pods(vec![pod.clone()], NOW);
+        index.reset_services(vec![service("factory", "web", "app=a")], NOW);
+        assert_eq!(index.pod_renew_before(&pod.uid), None);
+    }
+
+    #[test]
+    fn what_vanished_during_an_outage_of_the_watch_is_an_errand() {
+        let mut index = index();
+        let (gone, stays) = (pod("factory", "gone", ""), pod("factory", "stays", ""));
+        let lost = device("factory", "lost");
+        index.reset_accounts(BTreeSet::from([name("factory", "default")]));
+        index.apply_pod(gone.clone(), NOW);
+        index.apply_pod(stays.clone(), NOW);
+        index.apply_device(lost.clone());
+        index.take_errands();
+        index.reset_pods(vec![stays], NOW);
+        index.reset_devices(Vec::new());
+        let mut errands = index.take_errands();
+        errands.sort_by_key(|errand| errand.uid().to_owned());
+        let mut want = [Errand::PodGone(gone), Errand::DeviceGone(lost)];
+        want.sort_by_key(|errand| errand.uid().to_owned());
+        assert_eq!(errands, want);
+    }
+
+    #[test]
+    fn a_device_made_anew_under_the_same_name_is_another_one() {
+        let mut index = index();
+        let old = device("factory", "pump-7");
+        let new = DeviceFacts {
+            uid: "another".to_owned(),
+            ..old.clone()
+        };
+        index.apply_device(old.clone());
+        index.take_errands();
+        index.apply_device(new.clone());
+        assert_eq!(index.take_errands().len(), 2);
+        index.apply_device(old.clone());
+        index.take_errands();
+        index.reset_devices(vec![new]);
+        assert!(index.take_errands().contains(&Errand::DeviceGone(old)));
+    }
+
+    #[test]
+    fn pods_of_a_lost_account_are_errands() {
+        let mut index = index();
+        let pod = pod("factory", "p", "");
+        index.reset_accounts(BTreeSet::from([name("factory", "default")]));
+        index.apply_pod(pod.clone(), NOW);
+        assert!(index.take_errands().is_empty());
+        index.delete_account(&name("factory", "default"));
+        assert_eq!(index.take_errands(), [Errand::AccountGone(pod)]);
+    }
+
+    #[test]
+    fn a_policy_touches_its_own_namespace_and_its_callers() {
+        let mut index = index();
+        let facts = policy("factory", "p", "app=a", &["lab"]);
+        let both = Touched::Namespaces(BTreeSet::from(["factory".into(), "lab".into()]));
+        assert_eq!(
+            index.apply_policy(name("factory", "p"), Some(facts.clone())),
+            both
+        );
+        assert_eq!(
+            index.apply_policy(name("factory", "p"), Some(facts)),
+            Touched::Nobody
+        );
+        assert_eq!(index.apply_policy(name("factory", "p"), None), both);
+        let any = policy("factory", "p", "app=a", &[]);
+        assert_eq!(
+            index.apply_policy(name("factory", "p"), Some(any)),
+            Touched::All
+        );
+    }
+
+    #[test]
+    fn an_object_that_did_not_change_touches_nobody() {
+        let mut index = index();
+        let (pod, device) = (pod("factory", "p", ""), device("factory", "d"));
+        assert_ne!(index.apply_pod(pod.clone(), NOW), Touched::Nobody);
+        assert_eq!(index.apply_pod(pod, NOW), Touched::Nobody);
+        assert_ne!(index.apply_device(device.clone()), Touched::Nobody);
+        assert_eq!(index.apply_device(device), Touched::Nobody);
+        let relays = Some(vec!["198.18.0.1:7440".parse().unwrap()]);
+        assert_eq!(
+            index.apply_relays("slice".into(), relays.clone()),
+            Touched::All
+        );
+        assert_eq!(index.apply_relays("slice".into(), relays), Touched::Nobody);
+    }
+}
