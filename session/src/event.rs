@@ -53,7 +53,7 @@ pub enum Event {
         /// Why not.
         refusal: Refusal,
         /// The policy decision, if it came to one.
-        decision: Option<Decision>,
+        decision: Option<Box<Decision>>,
     },
     /// A stream of the peer was ended by this side because the rules changed.
     Ended {

@@ -16,7 +16,10 @@ use crate::peer::PeerInfo;
 /// The right to serve one stream of a peer, made from a verified peer and a
 /// decision, by a session only. It cannot be copied, and it is worth nothing
 /// once its stream or session has ended.
-pub struct Grant {
+pub struct Grant(Box<Inner>);
+
+/// Boxed, so that events stay small.
+struct Inner {
     stream: StreamId,
     peer: PeerInfo,
     permit: Permit,
@@ -66,7 +69,7 @@ pub struct HttpPass {
 /// Why there is no grant.
 pub(crate) struct Denied {
     pub(crate) refusal: Refusal,
-    pub(crate) decision: Option<Decision>,
+    pub(crate) decision: Option<Box<Decision>>,
 }
 
 impl Grant {
@@ -86,55 +89,53 @@ impl Grant {
             }
         };
         live.insert(stream, what);
-        Ok(Self {
+        Ok(Self(Box::new(Inner {
             stream,
             peer: peer.clone(),
             permit,
             decision,
             live: Arc::clone(live),
-        })
+        })))
     }
 
     /// The stream that it is for.
     pub fn stream(&self) -> StreamId {
-        self.stream
+        self.0.stream
     }
 
     /// Who calls.
     pub fn peer(&self) -> &PeerInfo {
-        &self.peer
+        &self.0.peer
     }
 
     /// What is permitted.
     pub fn permit(&self) -> &Permit {
-        &self.permit
+        &self.0.permit
     }
 
     /// The decision at opening, with the policy's name and audited policies;
     /// `None` for Control, of which no policy speaks.
     pub fn decision(&self) -> Option<&Decision> {
-        self.decision.as_ref()
+        self.0.decision.as_ref()
     }
 
     /// Why the grant is no longer worth anything; `None` while it is good.
     pub fn ended(&self) -> Option<Refusal> {
-        self.live.ended().or_else(|| {
-            let over = !self.live.contains(self.stream);
-            over.then(|| Refusal::new(code::CANCELLED, "the stream has ended"))
-        })
+        self.0.live.ended(self.0.stream)
     }
 
     /// Whether this request may pass, by the session's rules of now. `path` is
     /// in its normal form, without the query.
     pub fn authorize_http(&self, method: &str, path: &str) -> HttpAnswer {
         match self
+            .0
             .live
-            .ask_http(self.stream, &HttpRequest { method, path })
+            .ask_http(self.0.stream, &HttpRequest { method, path })
         {
             Asked::Pass(id, decision) => {
                 let pass = HttpPass {
-                    live: Arc::clone(&self.live),
-                    stream: self.stream,
+                    live: Arc::clone(&self.0.live),
+                    stream: self.0.stream,
                     id,
                 };
                 HttpAnswer::Allowed { pass, decision }
@@ -145,17 +146,23 @@ impl Grant {
     }
 
     pub(crate) fn is_of(&self, live: &Arc<Live>) -> bool {
-        Arc::ptr_eq(&self.live, live)
+        Arc::ptr_eq(&self.0.live, live)
     }
 }
 
 impl fmt::Debug for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Grant")
-            .field("stream", &self.stream)
-            .field("peer", &self.peer)
-            .field("permit", &self.permit)
+            .field("stream", &self.0.stream)
+            .field("peer", &self.0.peer)
+            .field("permit", &self.0.permit)
             .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.live.grant_dropped(self.stream);
     }
 }
 
@@ -215,7 +222,7 @@ fn door(peer: &PeerInfo, port: u16, live: &Live) -> Result<(Permit, Decision, Wh
             let refusal = Refusal::new(code::POLICY_DENIED, denial(&decision));
             return Err(Denied {
                 refusal,
-                decision: Some(decision),
+                decision: Some(Box::new(decision)),
             });
         }
     };

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use fairway_channel::StreamId;
+use fairway_channel::{Code, StreamId};
 use fairway_policy::{
     Caller, Decision, HttpRequest, Target, Verdict, evaluate_http, evaluate_open,
 };
@@ -23,15 +23,18 @@ struct State {
     rules: Rules,
     ended: Option<Refusal>,
     streams: BTreeMap<StreamId, LiveStream>,
+    /// Why streams ended whose grants are still held by somebody.
+    over: BTreeMap<StreamId, Refusal>,
     next_pass: u64,
 }
 
 /// A stream of the peer for which there is a grant.
-pub(crate) struct LiveStream {
-    /// What was granted.
-    pub(crate) what: What,
+struct LiveStream {
+    what: What,
     receiving: bool,
     sending: bool,
+    /// Whether somebody holds the grant.
+    granted: bool,
     /// HTTP requests in flight: method and path.
     passes: BTreeMap<u64, (String, String)>,
 }
@@ -68,6 +71,7 @@ impl Live {
             rules,
             ended: None,
             streams: BTreeMap::new(),
+            over: BTreeMap::new(),
             next_pass: 0,
         }))
     }
@@ -76,9 +80,9 @@ impl Live {
         self.state().rules.clone()
     }
 
-    /// Why the session is over; `None` while it is not.
-    pub(crate) fn ended(&self) -> Option<Refusal> {
-        self.state().ended.clone()
+    /// Why a stream, or its session, is over; `None` while it is not.
+    pub(crate) fn ended(&self, stream: StreamId) -> Option<Refusal> {
+        self.state().ended(stream)
     }
 
     /// The session is over: nothing is authorized from here on.
@@ -86,6 +90,7 @@ impl Live {
         let mut state = self.state();
         state.ended.get_or_insert_with(|| refusal.clone());
         state.streams.clear();
+        state.over.clear();
     }
 
     pub(crate) fn insert(&self, stream: StreamId, what: What) {
@@ -93,17 +98,25 @@ impl Live {
             what,
             receiving: true,
             sending: true,
+            granted: true,
             passes: BTreeMap::new(),
         };
         self.state().streams.insert(stream, live);
     }
 
-    pub(crate) fn contains(&self, stream: StreamId) -> bool {
-        self.state().streams.contains_key(&stream)
+    /// This side ends the stream.
+    pub(crate) fn remove(&self, stream: StreamId, refusal: &Refusal) {
+        self.state().remove(stream, refusal);
     }
 
-    pub(crate) fn remove(&self, stream: StreamId) {
-        self.state().streams.remove(&stream);
+    /// Nobody asks about this stream any more; it is still judged by the rules
+    /// as long as it is alive.
+    pub(crate) fn grant_dropped(&self, stream: StreamId) {
+        let mut state = self.state();
+        state.over.remove(&stream);
+        if let Some(live) = state.streams.get_mut(&stream) {
+            live.granted = false;
+        }
     }
 
     /// Number of the peer's streams that are alive.
@@ -122,7 +135,7 @@ impl Live {
             Half::Sending => live.sending = false,
         }
         if !live.receiving && !live.sending {
-            state.streams.remove(&stream);
+            state.remove(stream, &Refusal::new(Code::DONE, "the stream has ended"));
         }
     }
 
@@ -136,8 +149,8 @@ impl Live {
                 over.push((*id, refusal));
             }
         }
-        for (id, _) in &over {
-            state.streams.remove(id);
+        for (id, refusal) in &over {
+            state.remove(*id, refusal);
         }
         state.rules = rules;
         over
@@ -147,17 +160,17 @@ impl Live {
     /// mind until [`Live::pass_over`].
     pub(crate) fn ask_http(&self, stream: StreamId, request: &HttpRequest<'_>) -> Asked {
         let mut state = self.state();
+        if let Some(refusal) = state.ended(stream) {
+            return Asked::Ended(refusal);
+        }
         let State {
             rules,
-            ended,
             streams,
             next_pass,
+            ..
         } = &mut *state;
-        if let Some(refusal) = ended {
-            return Asked::Ended(refusal.clone());
-        }
         let Some(live) = streams.get_mut(&stream) else {
-            return Asked::Ended(Refusal::new(code::POLICY_DENIED, "the stream has ended"));
+            return Asked::Ended(not_alive());
         };
         let What::Door { caller, target, .. } = &live.what else {
             return Asked::Ended(Refusal::new(
@@ -198,6 +211,28 @@ impl Live {
     }
 }
 
+impl State {
+    fn ended(&self, stream: StreamId) -> Option<Refusal> {
+        if let Some(refusal) = &self.ended {
+            return Some(refusal.clone());
+        }
+        if self.streams.contains_key(&stream) {
+            return None;
+        }
+        Some(self.over.get(&stream).cloned().unwrap_or_else(not_alive))
+    }
+
+    fn remove(&mut self, stream: StreamId, refusal: &Refusal) {
+        let granted = self
+            .streams
+            .remove(&stream)
+            .is_some_and(|live| live.granted);
+        if granted {
+            self.over.insert(stream, refusal.clone());
+        }
+    }
+}
+
 impl LiveStream {
     fn still_allowed(&self, rules: &Rules) -> Result<(), Refusal> {
         let What::Door {
@@ -228,6 +263,10 @@ impl LiveStream {
         }
         Ok(())
     }
+}
+
+fn not_alive() -> Refusal {
+    Refusal::new(code::CANCELLED, "there is no such stream")
 }
 
 /// What a denial says to people.

@@ -352,7 +352,7 @@ impl Session {
 
     /// Ends both halves at once; also refuses a stream that was not accepted.
     pub fn reset(&mut self, now: Now, stream: StreamId, refusal: &Refusal) {
-        self.live.remove(stream);
+        self.live.remove(stream, refusal);
         self.channel.reset(now.mono, stream, refusal.to_reason());
     }
 

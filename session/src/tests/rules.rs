@@ -128,6 +128,7 @@ fn a_request_in_flight_that_is_no_longer_allowed_ends_its_stream() {
         .session
         .set_rules(now(0), broker_rules(vec![http_allow(8080, "GET", "/c")]));
     assert_eq!(ended(&mut pair, stream), "policy-denied");
+    assert_eq!(grant.ended().unwrap().word(), "policy-denied");
     drop(pass);
     assert!(matches!(
         grant.authorize_http("GET", "/c"),

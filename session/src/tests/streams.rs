@@ -350,3 +350,34 @@ fn closing_ends_grants_and_tells_the_peer() {
     );
     assert_ne!(code::SHUTDOWN, Code::DONE);
 }
+
+/// Somebody who opens and gives up at once leaves nothing behind.
+#[test]
+fn a_stream_that_its_opener_gives_up_before_it_was_accepted_is_forgotten() {
+    let mut pair = Pair::established(&World::new(), vec![allow(11883)]);
+    let stream = pair.open(&OpenRequest::port(1883));
+    let grant = pair.answerer.incoming(stream);
+    let refusal = Refusal::new(code::CANCELLED, "");
+    pair.dialler.session.reset(now(0), stream, &refusal);
+    pair.drive();
+    assert!(pair.answerer.session.accept(now(0), &grant).is_err());
+    pair.answerer.session.reset(now(0), stream, &refusal);
+    assert_eq!(pair.answerer.session.live_streams(), 0);
+}
+
+/// Portals and drivers run on different threads; events are moved around.
+#[test]
+fn what_crosses_threads_may_and_events_are_small() {
+    fn sendable<T: Send>() {}
+    fn shareable<T: Send + Sync>() {}
+    sendable::<crate::Session>();
+    shareable::<crate::Grant>();
+    shareable::<crate::PeerInfo>();
+    sendable::<crate::HttpPass>();
+    sendable::<crate::Output>();
+    assert!(
+        size_of::<crate::Output>() <= 128,
+        "{}",
+        size_of::<crate::Output>()
+    );
+}
