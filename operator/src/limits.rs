@@ -19,9 +19,9 @@ pub const RETRY_MIN: Duration = Duration::from_secs(1);
 /// Objects of one page of a list.
 pub const PAGE: u32 = 500;
 
-/// Body of an admission review. The API server bounds objects at about 3 MiB,
-/// and a review may hold two of them.
-pub const REVIEW_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Body of an admission review: the API server bounds requests at 3 MiB, and a
+/// review of a creation holds one object.
+pub const REVIEW_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Inlets of one pod; each is a listening port.
 pub const INLETS_MAX: usize = 32;
@@ -32,3 +32,25 @@ pub const EXPOSED_PORTS_MAX: usize = 32;
 /// Objects whose last event or failure is remembered, so that it is not told
 /// twice. When it is full, it starts anew, and something may be told again.
 pub const REMEMBERED_MAX: usize = 16_384;
+
+/// Reviews that are worked on at the same time; with the bound on a body this
+/// bounds the memory that floods of the webhook can take.
+pub const REVIEWS_AT_ONCE: usize = 16;
+
+/// How long a review may take from its first byte to its answer. The API
+/// server waits 10 s.
+pub const REVIEW_TIME: Duration = Duration::from_secs(10);
+
+/// Lifetime of the webhook's certificate in days. Replicas find the next one
+/// within seconds; the length only bounds what a stolen key is good for.
+pub const CERTIFICATE_DAYS: i64 = 90;
+
+/// Age at which a certificate gets a successor, in days.
+pub const CERTIFICATE_ROTATE_DAYS: i64 = 60;
+
+/// How long the API server knows a new certificate's CA before it is served.
+pub const CERTIFICATE_OVERLAP: Duration = Duration::from_secs(600);
+
+/// The certificate and its place in the webhook configuration are looked at
+/// this often even if no watch says that something changed.
+pub const CERTIFICATE_CHECK: Duration = Duration::from_secs(60);
