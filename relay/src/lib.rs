@@ -3,6 +3,7 @@
 //!
 //! - [`core`] decides: who may register and open what, which link a circuit
 //!   goes to, how much may be under way. No IO.
+//! - [`server`] carries it out on tokio.
 //! - [`limits`] has every bound, with its reason.
 //!
 //! The relay is trusted with availability and routing metadata only: it sees
@@ -10,6 +11,7 @@
 
 pub mod core;
 pub mod limits;
+pub mod server;
 
 #[cfg(test)]
 mod testing;

@@ -9,6 +9,13 @@ use crate::core::{Budget, Budgets, Rate};
 /// that connections which say nothing cannot keep others out.
 pub const HALF_OPEN_LINKS_MAX: usize = 1_024;
 
+/// Connections at once, in whatever state: what the process's memory and files
+/// are planned for.
+pub const CONNECTIONS_MAX: usize = 32_768;
+
+/// After a connection could not be accepted for want of files.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
 /// A link must be authenticated this long after it was accepted. Generous for
 /// a radio link with a round trip of a second.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,6 +51,12 @@ pub const MESSAGES_BASE_MAX: usize = 256;
 /// more stays in the core's outbox, where it is counted.
 pub const CONTROL_BYTES_MAX: usize = 64 * 1024;
 
+/// Credit of a link's control stream: four of the largest messages.
+pub const CONTROL_WINDOW: u64 = 64 * 1024;
+
+/// Packets of a link's own session that are queued as one piece.
+pub const CONTROL_BATCH: usize = 8;
+
 /// Bytes taken off the read buffer as one run: one large write.
 pub const RUN_BYTES_MAX: usize = 256 * 1024;
 
@@ -58,6 +71,26 @@ pub const WRITE_SLICES_MAX: usize = 64;
 
 /// A link that was quiet for this long gives its read buffer back.
 pub const QUIET_AFTER: Duration = Duration::from_millis(500);
+
+/// Buffers for packets of the links' own sessions that are kept for reuse: as
+/// many as threads use at once.
+pub const SPARE_BATCHES_MAX: usize = 8;
+
+/// How often the core's timers are looked at. They are seconds long.
+pub const TICK: Duration = Duration::from_millis(50);
+
+/// Gauges are brought up to date this often.
+pub const TICKS_PER_MEASUREMENT: u64 = 20;
+
+/// Over how long a drain tells links to move, unless the configuration says
+/// otherwise.
+pub const DRAIN_SPAN: Duration = Duration::from_secs(5);
+
+/// Links that `/debug/state` lists.
+pub const DEBUG_LINKS_MAX: usize = 1_000;
+
+/// Refused registrations of one link that are logged.
+pub const NAME_REFUSALS_LOGGED_MAX: u32 = 8;
 
 /// How often a drain tells a few more links to move.
 pub const DRAIN_TICK: Duration = Duration::from_millis(100);

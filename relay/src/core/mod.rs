@@ -32,7 +32,7 @@ mod who;
 pub use self::budget::{Budget, Budgets, Class, Rate};
 pub use self::circuit::CircuitRecord;
 pub use self::memory::MemoryLimits;
-pub use self::output::{Forward, LinkId, Output, Refusal, Stats};
+pub use self::output::{Forward, LinkDescription, LinkId, Output, Refusal, Stats};
 pub use self::switch::{Core, Settings};
 pub use self::who::Who;
 

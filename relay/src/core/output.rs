@@ -10,6 +10,28 @@ use super::circuit::CircuitRecord;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId(pub(crate) u64);
 
+impl LinkId {
+    /// The number that logs show.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
+/// One link, for people.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct LinkDescription {
+    /// [`LinkId::number`].
+    pub link: u64,
+    /// Who is at the other end.
+    pub peer: String,
+    /// The names that lead there.
+    pub names: Vec<String>,
+    /// Circuits in use.
+    pub circuits: usize,
+    /// Whether nothing new goes there.
+    pub leaving: bool,
+}
+
 /// What the shell has to do.
 #[derive(Debug)]
 pub enum Output {

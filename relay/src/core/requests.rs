@@ -59,11 +59,14 @@ impl Core {
             return;
         };
         let reason = Reason::new(word, text);
-        self.outputs.push_back(Output::NameRefused {
-            link: id,
-            name: name.clone(),
-            reason: reason.clone(),
-        });
+        link.n_names_refused = link.n_names_refused.saturating_add(1);
+        if link.n_names_refused <= limits::NAME_REFUSALS_LOGGED_MAX {
+            self.outputs.push_back(Output::NameRefused {
+                link: id,
+                name: name.clone(),
+                reason: reason.clone(),
+            });
+        }
         self.send(id, ToEndpoint::RegisterRefused { name, reason });
     }
 
@@ -76,18 +79,14 @@ impl Core {
     }
 
     fn open(&mut self, now: Time, id: LinkId, circuit: CircuitId, destination: Address) {
-        let Some(link) = self.links.get_mut(&id) else {
+        let Some(link) = self.links.get(&id) else {
             return;
         };
-        if circuit <= link.last_opened || !circuit.is_endpoints() {
-            self.close_link(
-                id,
-                reason::PROTOCOL,
-                "a circuit id was used twice, or is not an endpoint's",
-            );
+        if link.circuits.contains_key(&circuit) || !circuit.is_endpoints() {
+            let text = "a circuit id is in use, or is not an endpoint's to pick";
+            self.close_link(id, reason::PROTOCOL, text);
             return;
         }
-        link.last_opened = circuit;
         match self.route(now, id, &destination) {
             Ok(callee) => self.join(now, (id, circuit), callee, destination),
             Err(refused) => {

@@ -12,7 +12,7 @@ use super::circuit::{CircuitRecord, Half};
 use super::drain::Drain;
 use super::memory::{Memory, MemoryLimits};
 use super::names::Names;
-use super::output::{Forward, LinkId, Output, Refusal, Stats};
+use super::output::{Forward, LinkDescription, LinkId, Output, Refusal, Stats};
 use super::{Time, Who};
 use crate::limits;
 
@@ -23,6 +23,15 @@ pub struct Settings {
     pub budgets: Budgets,
     /// How much may wait for slow links.
     pub memory: MemoryLimits,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            budgets: limits::BUDGETS,
+            memory: MemoryLimits::default(),
+        }
+    }
 }
 
 /// All links, names and circuits of one relay. The [module docs](super) have
@@ -51,13 +60,12 @@ pub(super) struct Link {
     pub(super) deadline: Option<Time>,
     pub(super) names: BTreeSet<Address>,
     pub(super) circuits: HashMap<CircuitId, Half>,
-    /// The last id that the endpoint picked; ids only rise.
-    pub(super) last_opened: CircuitId,
     /// The next id that we pick.
     pub(super) next_incoming: Option<CircuitId>,
     pub(super) messages: VecDeque<ToEndpoint>,
     /// It was told to move, or is being closed: nothing new goes to it.
     pub(super) leaving: bool,
+    pub(super) n_names_refused: u32,
     /// The shell was told to close it.
     closing: bool,
 }
@@ -123,10 +131,10 @@ impl Core {
             deadline,
             names: BTreeSet::new(),
             circuits: HashMap::new(),
-            last_opened: CircuitId(0),
             next_incoming: Some(CircuitId::FIRST_OF_RELAY),
             messages: VecDeque::new(),
             leaving: false,
+            n_names_refused: 0,
             closing: false,
         };
         self.links.insert(id, link);
@@ -307,6 +315,19 @@ impl Core {
             runs_dropped: self.runs_dropped,
             circuits_opened: self.circuits_opened,
         }
+    }
+
+    /// The first links, each with who it is, its names and its number of
+    /// circuits, for people.
+    pub fn describe_links(&self, max: usize) -> Vec<LinkDescription> {
+        let describe = |(&id, link): (&LinkId, &Link)| LinkDescription {
+            link: id.number(),
+            peer: link.who.to_string(),
+            names: link.names.iter().map(ToString::to_string).collect(),
+            circuits: link.circuits.len(),
+            leaving: link.leaving,
+        };
+        self.links.iter().take(max).map(describe).collect()
     }
 
     /// Links and open circuits of a class.

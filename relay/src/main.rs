@@ -1,0 +1,157 @@
+//! `fairway-relay`: joins circuits by name and forwards bytes that it cannot
+//! read.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use fairway_daemon::{
+    AdminArgs, AdminServer, DebugState, Drain, Finished, LogArgs, Readiness, ReadyTask, Registry,
+    raise_open_files_limit,
+};
+use fairway_endpoint::{CredentialSource, Endpoint, EndpointConfig, RelayUse};
+use fairway_identity::{HostPort, RootHash, TrustDomain};
+use fairway_relay::core::MemoryLimits;
+use fairway_relay::limits;
+use fairway_relay::server::{Identity, IdentitySource, Metrics, Server, ServerConfig};
+use fairway_session::Rules;
+use tokio::sync::watch;
+
+/// Fairway's relay: joins circuits by name, forwards bytes that it cannot read.
+#[derive(Debug, Parser)]
+#[command(name = "fairway-relay", version)]
+struct Args {
+    /// Address on which links are accepted.
+    #[arg(long, env = "FAIRWAY_LISTEN", default_value = "0.0.0.0:7440")]
+    listen: SocketAddr,
+    /// The trust domain of the installation.
+    #[arg(long, env = "FAIRWAY_TRUST_DOMAIN")]
+    trust_domain: TrustDomain,
+    /// SHA-256 of the root key, 64 hexadecimal digits: the anchor of all trust.
+    #[arg(long, env = "FAIRWAY_ROOT_HASH")]
+    root_hash: RootHash,
+    /// The authority, HOST:PORT.
+    #[arg(long, env = "FAIRWAY_AUTHORITY")]
+    authority: HostPort,
+    /// The pod's projected ServiceAccount token.
+    #[arg(
+        long,
+        env = "FAIRWAY_TOKEN_FILE",
+        default_value = "/var/run/secrets/fairway/token"
+    )]
+    token_file: PathBuf,
+    /// Bytes that may wait for links that are slower than their senders.
+    #[arg(long, env = "FAIRWAY_QUEUED_BYTES_MAX", default_value_t = limits::QUEUED_BYTES_MAX)]
+    queued_bytes_max: usize,
+    /// Connections at once; further ones are closed.
+    #[arg(long, env = "FAIRWAY_CONNECTIONS_MAX", default_value_t = limits::CONNECTIONS_MAX)]
+    connections_max: usize,
+    /// Seconds over which a drain tells links to move to another relay.
+    #[arg(long, env = "FAIRWAY_DRAIN_SECONDS", default_value_t = limits::DRAIN_SPAN.as_secs())]
+    drain_seconds: u64,
+    #[command(flatten)]
+    admin: AdminArgs,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let telemetry = args.log.init("fairway-relay")?;
+    let open_files = raise_open_files_limit();
+    tracing::info!(
+        event = "start",
+        version = env!("CARGO_PKG_VERSION"),
+        trust_domain = %args.trust_domain,
+        authority = %args.authority,
+        listen = %args.listen,
+        open_files,
+    );
+    let answer = serve(args).await;
+    telemetry.shutdown();
+    answer
+}
+
+async fn serve(args: Args) -> anyhow::Result<()> {
+    let drain = Drain::new();
+    drain.begin_on_signal()?;
+    let readiness = Readiness::new();
+    let credential = readiness.task("credential");
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let own_metrics = registry.sub_registry_with_prefix("fairway_own");
+    let endpoint = Endpoint::start(endpoint_config(&args, own_metrics)).await?;
+    let (identity, changes) = watch::channel(Identity::new(endpoint.local(), &Rules::default()));
+    let clock = endpoint.clone();
+    let source = IdentitySource::new(changes, move || clock.now());
+    let server = Server::bind(server_config(&args), source, metrics).await?;
+
+    let (inspector, shown) = (server.inspector(), endpoint.clone());
+    let state: DebugState = Arc::new(move || {
+        serde_json::json!({
+            "relay": inspector.state(),
+            "endpoint": serde_json::to_value(shown.status()).unwrap_or_default(),
+        })
+    });
+    let _admin = AdminServer::start(&args.admin, registry, readiness, drain.clone(), state).await?;
+
+    tokio::spawn(follow(endpoint.clone(), identity));
+    // Without a credential there is nothing to answer a link with.
+    tokio::select! {
+        () = endpoint.credentialed() => announce(&endpoint, &credential),
+        () = drain.started() => return Ok(()),
+    }
+    server.run(drain.clone()).await;
+    let limit = Duration::from_secs(args.drain_seconds);
+    if let Finished::Cut(links) = drain.finish(limit).await {
+        tracing::warn!(event = "drain", links, "links were cut");
+    }
+    endpoint.close().await;
+    Ok(())
+}
+
+fn endpoint_config(args: &Args, registry: &mut Registry) -> EndpointConfig {
+    let mut config = EndpointConfig::new(args.trust_domain.clone(), args.root_hash);
+    config.credential = CredentialSource::Workload {
+        token: args.token_file.clone(),
+    };
+    config.authority = Some(args.authority.clone());
+    // A relay has no links to relays; its endpoint talks with the authority.
+    config.relay_use = RelayUse::One;
+    config.metrics = fairway_endpoint::Metrics::register(registry);
+    config
+}
+
+fn server_config(args: &Args) -> ServerConfig {
+    let mut config = ServerConfig::new(args.listen);
+    config.settings.memory = MemoryLimits {
+        total: args.queued_bytes_max,
+        ..MemoryLimits::default()
+    };
+    config.connections_max = args.connections_max;
+    config.drain_span = Duration::from_secs(args.drain_seconds);
+    config
+}
+
+fn announce(endpoint: &Endpoint, credential: &ReadyTask) {
+    let id = endpoint.id().map(|id| id.to_string());
+    tracing::info!(event = "credentialed", id, "links are accepted");
+    credential.done();
+}
+
+/// Passes on each new credential, trust set and revocation list.
+async fn follow(endpoint: Endpoint, identity: watch::Sender<Identity>) {
+    let mut rules = endpoint.watch_rules();
+    let mut local = endpoint.local();
+    loop {
+        let current = Identity::new(local.clone(), &rules.borrow_and_update());
+        identity.send_replace(current);
+        tokio::select! {
+            changed = endpoint.local_changed() => local = changed,
+            changed = rules.changed() => if changed.is_err() { return },
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! The loop that drives one link: timers, reads, and what others asked for.
+//!
+//! Frames of a circuit are written to the other link's socket right here, by
+//! whoever read them; a link's own driver writes only what its socket did not
+//! take at once.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use fairway_control::link::{CircuitId, FrameError, Run};
+use fairway_control::{Reason, reason};
+use fairway_daemon::DrainGuard;
+use fairway_endpoint::link::LinkReader;
+use fairway_session::PeerInfo;
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::time::{Instant, Sleep};
+
+use super::access;
+use super::control::Said;
+use super::link::Link;
+use super::shared::{Routed, Shared, lost};
+use crate::core::Who;
+use crate::limits;
+
+/// Drives one link until it ends.
+pub(super) struct Driver {
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    socket: OwnedReadHalf,
+    reader: LinkReader,
+    /// Runs that were read and not yet passed on.
+    runs: Vec<Run>,
+    routed: Vec<Routed>,
+    peer: Option<String>,
+    sleep: Pin<Box<Sleep>>,
+    began: Instant,
+    read_at: Instant,
+    holds_buffers: bool,
+}
+
+impl Driver {
+    pub(super) fn new(shared: Arc<Shared>, link: Arc<Link>, socket: OwnedReadHalf) -> Self {
+        let now = Instant::now();
+        Self {
+            shared,
+            link,
+            socket,
+            reader: LinkReader::new(),
+            runs: Vec::new(),
+            routed: Vec::new(),
+            peer: None,
+            sleep: Box::pin(tokio::time::sleep_until(now)),
+            began: now,
+            read_at: now,
+            holds_buffers: false,
+        }
+    }
+
+    /// Runs the link to its end.
+    pub(super) async fn run(mut self, guard: DrainGuard) {
+        let why = std::future::poll_fn(|cx| self.poll_turn(cx)).await;
+        self.shared.end_half_open(&self.link);
+        // A peer that is still there is told why, if this side ends it.
+        let outputs = self.shared.close(&self.link, &why);
+        self.shared.act(outputs);
+        if let Some(id) = self.link.id() {
+            self.shared.link_down(id, &why);
+        }
+        let flushed = std::future::poll_fn(|cx| self.poll_write(cx));
+        // A socket that takes nothing any more is simply closed.
+        let _ = tokio::time::timeout(limits::CLOSE_LINGER, flushed).await;
+        let duration = self.began.elapsed();
+        access::link_ended(
+            &self.shared.metrics,
+            &self.link,
+            self.peer.as_deref(),
+            duration,
+            &why,
+        );
+        drop(guard);
+    }
+
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        match self.turn(cx) {
+            Ok(()) => Poll::Pending,
+            Err(why) => Poll::Ready(why),
+        }
+    }
+
+    /// One turn: a bounded amount of work. The error is the end of the link.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), Reason> {
+        self.link.register(cx);
+        if self.link.is_evicted() && self.peer.is_none() {
+            return Err(Reason::new(
+                reason::OVERLOADED,
+                "too many links in their handshake",
+            ));
+        }
+        self.fire_timers(cx);
+        self.heed()?;
+        for n_reads in 0.. {
+            if n_reads == limits::READS_PER_TURN {
+                // The rest after other links had their turn.
+                cx.waker().wake_by_ref();
+                break;
+            }
+            match self.reader.poll_read(cx, &mut self.socket) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => return Err(lost("the other end closed the connection")),
+                Poll::Ready(Ok(n)) => self.on_read(n)?,
+                Poll::Ready(Err(error)) => return Err(lost(error.to_string())),
+            }
+        }
+        if let Poll::Ready(Err(error)) = self.poll_write(cx) {
+            return Err(lost(error.to_string()));
+        }
+        self.arm(cx);
+        Ok(())
+    }
+
+    // --- input ---------------------------------------------------------------------
+
+    fn on_read(&mut self, n: usize) -> Result<(), Reason> {
+        self.link.bytes_in.fetch_add(n as u64, Ordering::Relaxed);
+        self.shared.metrics.bytes_received.inc_by(n as u64);
+        self.read_at = Instant::now();
+        self.holds_buffers = true;
+        loop {
+            let run = self.reader.next_run(limits::RUN_BYTES_MAX);
+            match run {
+                Ok(Some(run)) if run.circuit() == CircuitId::LINK => {
+                    self.forward();
+                    self.control_input(run)?;
+                }
+                Ok(Some(run)) => {
+                    self.runs.push(run);
+                    if self.runs.len() >= limits::RUNS_PER_LOCK {
+                        self.forward();
+                    }
+                }
+                Ok(None) => {
+                    self.forward();
+                    return Ok(());
+                }
+                Err(error) => {
+                    self.forward();
+                    return Err(protocol(&error));
+                }
+            }
+        }
+    }
+
+    /// Passes on the runs that were read.
+    fn forward(&mut self) {
+        // Before the link is authenticated there are no circuits.
+        let Some(id) = self.link.id() else {
+            let n_dropped = self.runs.drain(..).count();
+            self.shared.metrics.runs_dropped.inc_by(n_dropped as u64);
+            return;
+        };
+        if self.runs.is_empty() {
+            return;
+        }
+        let routed = &mut self.routed;
+        let outputs = self.shared.route(
+            id,
+            self.runs.drain(..),
+            |run| (run.circuit(), run.payload_len()),
+            |run, link, circuit| routed.push((link, circuit, run.rewrite(circuit).freeze())),
+        );
+        let more = self.shared.send(&mut self.routed);
+        self.shared.act(outputs);
+        self.shared.act(more);
+    }
+
+    fn control_input(&mut self, run: Run) -> Result<(), Reason> {
+        let now = self.shared.identity.now();
+        {
+            let mut control = self.link.control();
+            control.input(now, run);
+            let out = &self.link;
+            self.shared
+                .with_batch(|batch| control.pump(now, batch, &mut out.out()));
+        }
+        self.heed()
+    }
+
+    /// Acts on what came over the link's own session.
+    fn heed(&mut self) -> Result<(), Reason> {
+        loop {
+            let said = {
+                let mut control = self.link.control();
+                match (control.next_said(), control.end()) {
+                    (Some(said), _) => said,
+                    (None, Some(why)) => return Err(why.clone()),
+                    (None, None) => return Ok(()),
+                }
+            };
+            match (said, self.link.id()) {
+                (Said::Established(peer), _) => self.establish(&peer)?,
+                (Said::Message(message), Some(id)) => {
+                    let now = self.shared.identity.now().mono;
+                    self.shared
+                        .with_core(|core| core.handle_message(now, id, message));
+                }
+                (Said::Room, _) => {
+                    let outputs = self.shared.deliver(&self.link);
+                    self.shared.act(outputs);
+                }
+                (Said::Message(_), None) => {
+                    return Err(Reason::new(
+                        reason::PROTOCOL,
+                        "a message before the session",
+                    ));
+                }
+            }
+        }
+    }
+
+    fn establish(&mut self, peer: &PeerInfo) -> Result<(), Reason> {
+        let who = match peer.verified() {
+            Some(verified) => Who::Verified(verified.clone()),
+            None => Who::Anonymous,
+        };
+        self.peer = Some(who.to_string());
+        let id = self
+            .shared
+            .link_up(&self.link, who)
+            .map_err(|refused| refused.0)?;
+        self.shared.end_half_open(&self.link);
+        tracing::debug!(event = "link", link = id.number(), peer = self.peer, remote = %self.link.remote, "link is up");
+        Ok(())
+    }
+
+    // --- output -----------------------------------------------------------------------
+
+    /// Writes what waits; ready when nothing is left.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.link.is_armed.store(false, Ordering::Release);
+        loop {
+            let mut outputs = VecDeque::new();
+            let done = self.shared.try_flush(&self.link, &mut outputs);
+            self.shared.act(outputs);
+            match done {
+                Ok(true) => return Poll::Ready(Ok(())),
+                Ok(false) => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+            let socket = self.link.socket.as_ref();
+            if socket.poll_write_ready(cx).is_pending() {
+                self.link.is_armed.store(true, Ordering::Release);
+                return Poll::Pending;
+            }
+        }
+    }
+
+    // --- timers ---------------------------------------------------------------------------
+
+    fn fire_timers(&mut self, cx: &mut Context<'_>) {
+        if self.sleep.as_mut().poll(cx).is_pending() {
+            return;
+        }
+        let now = self.shared.identity.now();
+        {
+            let mut control = self.link.control();
+            control.handle_timeout(now);
+            self.shared
+                .with_batch(|batch| control.pump(now, batch, &mut self.link.out()));
+        }
+        if self.holds_buffers && self.read_at.elapsed() >= limits::QUIET_AFTER {
+            self.reader.release();
+            (self.runs, self.routed) = (Vec::new(), Vec::new());
+            self.holds_buffers = false;
+        }
+    }
+
+    fn arm(&mut self, cx: &mut Context<'_>) {
+        let now = self.shared.identity.now().mono;
+        let timeout = self.link.control().timeout();
+        let timeout = timeout.map(|at| Instant::now() + at.saturating_sub(now));
+        let quiet = self
+            .holds_buffers
+            .then(|| self.read_at + limits::QUIET_AFTER);
+        let Some(first) = [timeout, quiet].into_iter().flatten().min() else {
+            self.link.set_wakes_at(None);
+            return;
+        };
+        // A sleep that is too short is left as it is: the timers move back with
+        // every packet, and waking in vain is cheaper.
+        if self.sleep.is_elapsed() || first < self.sleep.deadline() {
+            self.sleep.as_mut().reset(first);
+        }
+        let wakes_in = self
+            .sleep
+            .deadline()
+            .saturating_duration_since(Instant::now());
+        self.link.set_wakes_at(Some(now + wakes_in));
+        if self.sleep.as_mut().poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+    }
+}
+
+fn protocol(error: &FrameError) -> Reason {
+    Reason::new(reason::PROTOCOL, error.to_string())
+}
