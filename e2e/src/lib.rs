@@ -1,0 +1,29 @@
+//! What the scenarios of `tests/scenarios/` are told with.
+//!
+//! Real processes at both ends: pods that the injector gave a sidecar, devices
+//! in a network namespace of their own behind NAT. Nothing here looks inside
+//! Fairway; it does what users do, with their tools (helm, `kubectl fairway`,
+//! `fairway-device`), and sees what they see.
+//!
+//! Reading order: [`scenario`] (a namespace for each, cleaned up and shown on
+//! failure), [`cluster`] (installed once a run), [`objects`] and [`pod`] (the
+//! cluster's side), [`device`] (the other side), [`process`], [`lines`] and
+//! [`wait`] (every wait is for a state, and has a bound).
+
+pub mod cluster;
+pub mod device;
+pub mod lines;
+pub mod objects;
+pub mod pod;
+pub mod process;
+pub mod scenario;
+pub mod wait;
+
+pub use anyhow::{Context, Result, bail, ensure};
+pub use device::Device;
+pub use objects::App;
+pub use pod::{Answer, Pod};
+pub use process::Output;
+pub use scenario::{Scenario, alone, scenario};
+pub use serde_json::{Value, json};
+pub use wait::{SOON, eventually};
