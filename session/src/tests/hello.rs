@@ -13,6 +13,10 @@ use crate::{Rules, Session};
 
 /// A bare channel against a session: whatever it says as its hello.
 fn answer_to(hello: &[u8]) -> Session {
+    answer_for(2, hello)
+}
+
+fn answer_for(purpose: u8, hello: &[u8]) -> Session {
     let world = World::new();
     let names = [Address::Authority].into();
     let mut session = Session::answer(
@@ -29,7 +33,7 @@ fn answer_to(hello: &[u8]) -> Session {
         Config::new(),
         &secret(66),
         [5; 32],
-        2,
+        purpose,
         "authority.fairway.internal",
         mono,
     )
@@ -95,6 +99,17 @@ fn the_bare_channel_gets_in_with_a_good_hello_and_only_then() {
         ..anonymous()
     };
     assert!(answer_to(&bad_credential.to_bytes()).is_closed());
+}
+
+/// Whoever relays or logs handshakes by purpose may rely on it.
+#[test]
+fn a_purpose_that_is_not_the_names_is_refused() {
+    for purpose in [0, 1, 3, 255] {
+        assert!(
+            answer_for(purpose, &anonymous().to_bytes()).is_closed(),
+            "{purpose}"
+        );
+    }
 }
 
 #[test]
