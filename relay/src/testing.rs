@@ -19,8 +19,17 @@ pub(crate) struct Domain {
 
 impl Domain {
     pub(crate) fn new() -> Self {
-        let root = Ed25519Key::from_seed([1; 32]);
-        let issuer = Ed25519Key::from_seed([2; 32]);
+        Self::with_keys(1)
+    }
+
+    /// The same names under other keys.
+    pub(crate) fn foreign() -> Self {
+        Self::with_keys(5)
+    }
+
+    fn with_keys(seed: u8) -> Self {
+        let root = Ed25519Key::from_seed([seed; 32]);
+        let issuer = Ed25519Key::from_seed([seed + 1; 32]);
         let set = TrustSet {
             version: 1,
             trust_domain: "t.local".parse().unwrap(),

@@ -257,3 +257,6 @@ async fn all_gone(drain: &Drain) {
         tick.tick().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

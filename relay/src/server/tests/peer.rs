@@ -1,0 +1,418 @@
+//! The other end of a link, played by a test: a real session over a real
+//! socket, one step at a time.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use fairway_control::limits::LINK_HEADER;
+use fairway_control::link::{CircuitId, FrameKind, ToEndpoint, ToRelay, header, take_run};
+use fairway_control::{FrameReader, frame};
+use fairway_daemon::Drain;
+use fairway_identity::{Address, Clock};
+use fairway_session::{
+    Batch, Config, Event, Local, Now, OpenRequest, Output, ReadOutcome, Refusal, Rules, Session,
+    StaticSecret, StreamId,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+
+use crate::server::{Identity, IdentitySource, Inspector, Metrics, Server, ServerConfig};
+use crate::testing::{Domain, NOW};
+
+/// Nothing here takes this long unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A relay that runs for a test.
+pub(super) struct Relay {
+    pub(super) address: SocketAddr,
+    pub(super) domain: Domain,
+    pub(super) inspector: Inspector,
+    pub(super) drain: Drain,
+    pub(super) identity: watch::Sender<Identity>,
+    pub(super) running: JoinHandle<()>,
+}
+
+/// The other end of a link.
+pub(super) struct Peer {
+    pub(super) socket: TcpStream,
+    session: Session,
+    began: Instant,
+    control: Option<StreamId>,
+    reader: FrameReader,
+    buffer: BytesMut,
+    batch: Batch,
+    heard: VecDeque<ToEndpoint>,
+    data: VecDeque<(u32, Bytes)>,
+    closed: Option<Refusal>,
+    credit: u64,
+}
+
+impl Relay {
+    pub(super) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    pub(super) async fn start_with(change: impl FnOnce(&mut ServerConfig)) -> Self {
+        let mut config = ServerConfig::new(([127, 0, 0, 1], 0).into());
+        config.drain_span = Duration::ZERO;
+        change(&mut config);
+        let domain = Domain::new();
+        let local = local(&domain, "ns/fairway-system/sa/fairway-relay", &[], 1);
+        let (identity, changes) = watch::channel(Identity::new(local, &Rules::default()));
+        let began = Instant::now();
+        let source = IdentitySource::new(changes, move || now(began));
+        let server = Server::bind(config, source, Metrics::default())
+            .await
+            .unwrap();
+        let (address, inspector) = (server.local_addr().unwrap(), server.inspector());
+        let drain = Drain::new();
+        let running = tokio::spawn(server.run(drain.clone()));
+        Self {
+            address,
+            domain,
+            inspector,
+            drain,
+            identity,
+            running,
+        }
+    }
+
+    /// Waits until `/debug/state` answers `expected` at `pointer`.
+    pub(super) async fn settle(&self, pointer: &str, expected: impl Into<serde_json::Value>) {
+        let expected = expected.into();
+        let settled = async {
+            while self.inspector.state().pointer(pointer) != Some(&expected) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        if timeout(PATIENCE, settled).await.is_err() {
+            panic!(
+                "{pointer} does not become {expected}: {}",
+                self.inspector.state()
+            );
+        }
+    }
+
+    /// A link with a credential; `who` is `ns/NS/device/NAME` or `ns/NS/sa/NAME`.
+    pub(super) async fn link(&self, who: &str, services: &[&str]) -> Peer {
+        let mut peer = self.dial(who, services).await;
+        peer.establish().await.unwrap();
+        peer
+    }
+
+    /// The same, with its handshake still to be done.
+    pub(super) async fn dial(&self, who: &str, services: &[&str]) -> Peer {
+        let local = local(&self.domain, who, services, fresh());
+        Peer::connect(self.address, local).await.unwrap()
+    }
+
+    /// Somebody with the credential of another installation, whose relay
+    /// pretends to be one of ours: the trust set is not ours.
+    pub(super) async fn stranger(&self) -> Peer {
+        let foreign = Domain::foreign();
+        let mut local = local(&foreign, "ns/factory/device/pump-7", &[], fresh());
+        local = local.with_trust(self.domain.trust.clone());
+        Peer::connect(self.address, local).await.unwrap()
+    }
+
+    /// A link without one.
+    pub(super) async fn anonymous(&self) -> Peer {
+        let mut peer = self.half_open().await;
+        peer.establish().await.unwrap();
+        peer
+    }
+
+    /// A link whose handshake has begun and goes no further by itself.
+    pub(super) async fn half_open(&self) -> Peer {
+        let secret = StaticSecret::from_bytes([fresh(); 32]);
+        let local = Local::anonymous(secret, self.domain.pin, [0; 16]);
+        Peer::connect(self.address, local).await.unwrap()
+    }
+
+    /// An authority that has registered its name.
+    pub(super) async fn authority(&self) -> Peer {
+        let mut peer = self
+            .link("ns/fairway-system/sa/fairway-authority", &[])
+            .await;
+        peer.register("authority.fairway.internal").await.unwrap();
+        peer
+    }
+}
+
+impl Peer {
+    async fn connect(address: SocketAddr, local: Local) -> io::Result<Self> {
+        let socket = TcpStream::connect(address).await?;
+        let began = Instant::now();
+        let seed = [fresh(); 32];
+        let session = Session::dial(
+            Config::new(),
+            local,
+            Rules::default(),
+            Address::Relay,
+            seed,
+            now(began),
+        );
+        let mut peer = Self {
+            socket,
+            session: session.unwrap(),
+            began,
+            control: None,
+            reader: FrameReader::new(),
+            buffer: BytesMut::new(),
+            batch: Batch::new(LINK_HEADER),
+            heard: VecDeque::new(),
+            data: VecDeque::new(),
+            closed: None,
+            credit: 0,
+        };
+        peer.pump().await?;
+        Ok(peer)
+    }
+
+    /// Runs the handshake and opens the control stream; the error is the
+    /// relay's word for why not.
+    pub(super) async fn establish(&mut self) -> Result<(), String> {
+        while !self.session.is_established() {
+            if let Some(refusal) = &self.closed {
+                return Err(refusal.word().to_owned());
+            }
+            if !self.step().await {
+                return Err(self
+                    .closed
+                    .take()
+                    .map_or("eof".to_owned(), |refusal| refusal.word().to_owned()));
+            }
+        }
+        let now = now(self.began);
+        self.control = Some(self.session.open(now, &OpenRequest::control()).unwrap());
+        self.pump().await.map_err(|error| error.to_string())
+    }
+
+    // --- talking ------------------------------------------------------------------
+
+    pub(super) async fn say(&mut self, message: ToRelay) {
+        let mut bytes = Bytes::from(frame(&message).unwrap());
+        let stream = self.control.expect("established");
+        while !bytes.is_empty() {
+            let n = self
+                .session
+                .write(now(self.began), stream, &mut bytes)
+                .unwrap();
+            self.pump().await.unwrap();
+            if n == 0 {
+                self.step().await;
+            }
+        }
+    }
+
+    /// Writes bytes to the control stream that need not be a message.
+    pub(super) async fn say_raw(&mut self, bytes: &'static [u8]) {
+        let stream = self.control.expect("established");
+        let mut bytes = Bytes::from_static(bytes);
+        self.session
+            .write(now(self.began), stream, &mut bytes)
+            .unwrap();
+        self.pump().await.unwrap();
+    }
+
+    /// What the other end has granted so far.
+    pub(super) fn credit_limit(&mut self) -> u64 {
+        let heard = std::mem::take(&mut self.heard);
+        for message in heard {
+            match message {
+                ToEndpoint::Credit { max_bytes, .. } => self.credit = max_bytes,
+                other => self.heard.push_back(other),
+            }
+        }
+        self.credit
+    }
+
+    /// The next control message that is not credit.
+    pub(super) async fn hear(&mut self) -> ToEndpoint {
+        loop {
+            while let Some(message) = self.heard.pop_front() {
+                match message {
+                    ToEndpoint::Credit { max_bytes, .. } => self.credit = max_bytes,
+                    other => return other,
+                }
+            }
+            assert!(self.step().await, "the link ended: {:?}", self.closed);
+        }
+    }
+
+    /// Registers a name; the error is the word of the refusal.
+    pub(super) async fn register(&mut self, name: &str) -> Result<(), String> {
+        let names = vec![name.parse().unwrap()];
+        self.say(ToRelay::Register { names }).await;
+        match self.hear().await {
+            ToEndpoint::Registered { .. } => Ok(()),
+            ToEndpoint::RegisterRefused { reason, .. } => Err(reason.word().to_owned()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Opens a circuit; the error is the word of the refusal.
+    pub(super) async fn open(&mut self, circuit: u32, name: &str) -> Result<(), String> {
+        let (circuit, destination) = (CircuitId(circuit), name.parse().unwrap());
+        self.say(ToRelay::Open {
+            circuit,
+            destination,
+        })
+        .await;
+        match self.hear().await {
+            ToEndpoint::Opened { .. } => Ok(()),
+            ToEndpoint::Refused { reason, .. } => Err(reason.word().to_owned()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits for a circuit to come in; the answer is its id here.
+    pub(super) async fn incoming(&mut self) -> u32 {
+        match self.hear().await {
+            ToEndpoint::Incoming { circuit, .. } => circuit.0,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits for a circuit to be closed; the answer is the word why.
+    pub(super) async fn closed_circuit(&mut self) -> (u32, String) {
+        match self.hear().await {
+            ToEndpoint::Closed { circuit, reason } => (circuit.0, reason.word().to_owned()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) async fn grant(&mut self, circuit: u32, max_bytes: u64) {
+        let circuit = CircuitId(circuit);
+        self.say(ToRelay::Credit { circuit, max_bytes }).await;
+    }
+
+    // --- data ---------------------------------------------------------------------
+
+    /// Sends one frame, whatever the credit says.
+    pub(super) async fn send(&mut self, circuit: u32, payload: &[u8]) {
+        self.socket
+            .write_all(&data_frame(circuit, payload))
+            .await
+            .unwrap();
+    }
+
+    /// The next frame of any circuit.
+    pub(super) async fn receive(&mut self) -> (u32, Bytes) {
+        loop {
+            if let Some(frame) = self.data.pop_front() {
+                return frame;
+            }
+            assert!(self.step().await, "the link ended: {:?}", self.closed);
+        }
+    }
+
+    /// Waits for the link to end; the answer is the relay's word, or `eof`.
+    pub(super) async fn ended(&mut self) -> String {
+        while self.closed.is_none() {
+            if !self.step().await {
+                return "eof".to_owned();
+            }
+        }
+        let refusal = self.closed.take().expect("it is closed");
+        refusal.word().to_owned()
+    }
+
+    /// Waits for the end of the connection without saying anything.
+    pub(super) async fn ended_silently(&mut self) {
+        while matches!(self.socket.read_buf(&mut self.buffer).await, Ok(n) if n > 0) {}
+    }
+
+    // --- the loop -------------------------------------------------------------------
+
+    /// Reads once and does what follows; `false` at the end of the connection.
+    pub(super) async fn step(&mut self) -> bool {
+        let read = timeout(PATIENCE, self.socket.read_buf(&mut self.buffer)).await;
+        match read.expect("something comes from the relay") {
+            Ok(0) | Err(_) => return false,
+            Ok(_) => {}
+        }
+        while let Some(mut run) = take_run(&mut self.buffer, usize::MAX).unwrap() {
+            let circuit = run.circuit();
+            while let Some(payload) = run.next_payload() {
+                if circuit == CircuitId::LINK {
+                    self.session.handle_input(now(self.began), payload);
+                } else {
+                    self.data.push_back((circuit.0, payload.freeze()));
+                }
+            }
+        }
+        let _ = self.pump().await;
+        true
+    }
+
+    async fn pump(&mut self) -> io::Result<()> {
+        loop {
+            match self.session.poll_output(now(self.began), &mut self.batch) {
+                Output::Transmit => {}
+                Output::Event(event) => self.on_event(event),
+                Output::Timeout(_) => break,
+            }
+        }
+        for packet in self.batch.packets_mut() {
+            let length = packet.len() - LINK_HEADER;
+            let header = header(FrameKind::Data, CircuitId::LINK, length).unwrap();
+            packet[..LINK_HEADER].copy_from_slice(&header);
+        }
+        self.socket.write_all(self.batch.as_slice()).await?;
+        self.batch.clear();
+        Ok(())
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Readable(stream) => {
+                let now = now(self.began);
+                while let Ok(ReadOutcome::Chunk(bytes)) = self.session.read(now, stream) {
+                    self.reader.push(&bytes);
+                }
+                while let Some(message) = self.reader.next_message().unwrap() {
+                    self.heard.push_back(message);
+                }
+            }
+            Event::Closed { refusal, .. } => self.closed = Some(refusal),
+            _ => {}
+        }
+    }
+}
+
+/// A link frame with `payload`.
+pub(super) fn data_frame(circuit: u32, payload: &[u8]) -> Vec<u8> {
+    let header = header(FrameKind::Data, CircuitId(circuit), payload.len()).unwrap();
+    [&header[..], payload].concat()
+}
+
+/// Who `who` is, with a fresh key and a credential for it.
+pub(super) fn local(domain: &Domain, who: &str, services: &[&str], key: u8) -> Local {
+    let secret = StaticSecret::from_bytes([key; 32]);
+    let [lean, full] = domain.issue(who, services, secret.public());
+    Local::anonymous(secret, domain.pin, [key; 16])
+        .with_credential(lean, full)
+        .with_trust(domain.trust.clone())
+}
+
+fn now(began: Instant) -> Now {
+    let mono = began.elapsed();
+    Now {
+        mono,
+        clock: Clock::Trusted(NOW.plus(mono.as_secs())),
+    }
+}
+
+/// Another byte each time, for keys and seeds.
+fn fresh() -> u8 {
+    use std::sync::atomic::{AtomicU8, Ordering};
+    static NEXT: AtomicU8 = AtomicU8::new(10);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
