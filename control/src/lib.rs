@@ -1,7 +1,8 @@
 //! The versioned messages that Fairway's parts send each other besides
 //! application data, and the logic by which a watcher resumes. No IO.
 //!
-//! What is here, in reading order:
+//! `SPEC.md` beside this crate is normative for the bytes. What is here, in
+//! reading order:
 //!
 //! - [`wire`]: the one way in which a message becomes bytes and back
 //!   ([`Message`], [`FrameReader`]), with its limits.

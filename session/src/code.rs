@@ -143,4 +143,13 @@ mod tests {
         assert_eq!(word(Code::IDLE_TIMEOUT), "idle-timeout");
         assert_eq!(word(Code(u32::MAX)), "unknown-code");
     }
+
+    #[test]
+    fn the_specification_lists_them_all() {
+        let spec = include_str!("../SPEC.md");
+        for (code, name) in ALL {
+            let row = format!("| {:#x} | {name} |", code.0);
+            assert!(spec.contains(&row), "SPEC.md lacks {row}");
+        }
+    }
 }

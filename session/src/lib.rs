@@ -30,6 +30,8 @@
 //! | peer's credential expires | session closed (`credential-expired`), by timeout |
 //! | trust set changes ([`Session::set_trust`]) | session closed if the peer's credential does not hold under it |
 //!
+//! `SPEC.md` beside this crate is normative for what goes over the wire.
+//!
 //! Reading order: [`local`] and [`doors`] (what a session is given), [`session`]
 //! (the state machine), `admit` (every check), [`grant`], [`event`], [`code`].
 
