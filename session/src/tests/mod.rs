@@ -4,6 +4,7 @@
 mod establish;
 mod hello;
 mod lifetime;
+mod model;
 mod pair;
 mod refuse;
 mod rules;
