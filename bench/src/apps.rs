@@ -26,7 +26,11 @@ impl Apps {
     /// # Errors
     /// No ports are left.
     pub async fn start() -> Result<Self> {
-        Ok(Self { sink: serve(sink).await?, source: serve(source).await?, echo: serve(echo).await? })
+        Ok(Self {
+            sink: serve(sink).await?,
+            source: serve(source).await?,
+            echo: serve(echo).await?,
+        })
     }
 }
 

@@ -16,8 +16,9 @@ use fairway_control::front::{Preamble, Stream};
 use fairway_control::update::{Publisher, State, Watcher};
 use fairway_control::{FrameReader, Message, Reason, frame, reason};
 use fairway_identity::{
-    CredentialClaims, Ed25519Key, Form, HostPort, Issuer, IssuerId, Label, RootHash, Serial, Signer as _, SignedTime,
-    SpiffeId, Subject, Ticket, TrustDomain, TrustSet, Uid, UnixSeconds, issue,
+    CredentialClaims, Ed25519Key, Form, HostPort, Issuer, IssuerId, Label, RootHash, Serial,
+    SignedTime, Signer as _, SpiffeId, Subject, Ticket, TrustDomain, TrustSet, Uid, UnixSeconds,
+    issue,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
@@ -82,7 +83,8 @@ impl TestAuthority {
             revocation_floor: UnixSeconds(0),
         };
         let trust_set = set.sign(&root)?;
-        let listener = UnixListener::bind(socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
+        let listener = UnixListener::bind(socket)
+            .with_context(|| format!("cannot listen on {}", socket.display()))?;
         let inner = Arc::new(Inner {
             root,
             issuer,
@@ -121,7 +123,14 @@ impl TestAuthority {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;
         let (namespace, device) = (Label::new(namespace)?, Label::new(device)?);
-        Ok(Ticket::new(relays, self.inner.trust_domain.clone(), self.root_hash(), namespace, device, seed)?)
+        Ok(Ticket::new(
+            relays,
+            self.inner.trust_domain.clone(),
+            self.root_hash(),
+            namespace,
+            device,
+            seed,
+        )?)
     }
 }
 
@@ -139,7 +148,11 @@ async fn serve(listener: UnixListener, inner: Arc<Inner>) {
     while let Ok((socket, _)) = listener.accept().await {
         let inner = Arc::clone(&inner);
         tokio::spawn(async move {
-            let mut connection = Connection { socket, reader: FrameReader::new(), inner };
+            let mut connection = Connection {
+                socket,
+                reader: FrameReader::new(),
+                inner,
+            };
             if let Err(error) = connection.run().await {
                 eprintln!("test authority: {error:#}");
             }
@@ -155,8 +168,12 @@ struct Connection {
 
 impl Connection {
     async fn run(&mut self) -> Result<()> {
-        let Some(preamble) = self.read::<Preamble>().await? else { return Ok(()) };
-        let Some(request) = self.read::<Request>().await? else { return Ok(()) };
+        let Some(preamble) = self.read::<Preamble>().await? else {
+            return Ok(());
+        };
+        let Some(request) = self.read::<Request>().await? else {
+            return Ok(());
+        };
         let response = match (request, preamble) {
             (Request::Watch { have }, preamble) => return self.watch(have, &preamble).await,
             (request, preamble) => self.answer(request, preamble)?,
@@ -170,23 +187,33 @@ impl Connection {
                 signed: SignedTime::sign(&self.inner.issuer, &nonce, now())?,
                 trust_set: self.inner.trust_set.clone(),
             }),
-            (Request::FrontCredential { handshake_key }, Preamble::Local) => {
-                self.issue(&workload(SYSTEM_NAMESPACE, "fairway-authority"), handshake_key)
-            }
+            (Request::FrontCredential { handshake_key }, Preamble::Local) => self.issue(
+                &workload(SYSTEM_NAMESPACE, "fairway-authority"),
+                handshake_key,
+            ),
             (Request::AttestWorkload(attest), Preamble::Stream(Stream { proven_key, .. })) => {
-                let (namespace, account) = attest.token.trim().split_once('/').context("a token is NAMESPACE/SERVICEACCOUNT")?;
+                let (namespace, account) = attest
+                    .token
+                    .trim()
+                    .split_once('/')
+                    .context("a token is NAMESPACE/SERVICEACCOUNT")?;
                 self.issue(&workload(namespace, account), proven_key)
             }
-            (Request::Enroll(enroll), Preamble::Stream(Stream { proven_key, .. })) => {
-                self.issue(&device(enroll.namespace.as_str(), enroll.device.as_str()), proven_key)
+            (Request::Enroll(enroll), Preamble::Stream(Stream { proven_key, .. })) => self.issue(
+                &device(enroll.namespace.as_str(), enroll.device.as_str()),
+                proven_key,
+            ),
+            (Request::RenewDevice(renew), Preamble::Stream(Stream { proven_key, .. })) => self
+                .issue(
+                    &device(renew.namespace.as_str(), renew.device.as_str()),
+                    proven_key,
+                ),
+            (Request::FrontCredential { .. } | Request::Watch { .. }, _) | (_, Preamble::Local) => {
+                Ok(Response::Error {
+                    reason: Reason::new(reason::FORBIDDEN, "not on this connection"),
+                    retry_after_seconds: None,
+                })
             }
-            (Request::RenewDevice(renew), Preamble::Stream(Stream { proven_key, .. })) => {
-                self.issue(&device(renew.namespace.as_str(), renew.device.as_str()), proven_key)
-            }
-            (Request::FrontCredential { .. } | Request::Watch { .. }, _) | (_, Preamble::Local) => Ok(Response::Error {
-                reason: Reason::new(reason::FORBIDDEN, "not on this connection"),
-                retry_after_seconds: None,
-            }),
         }
     }
 
@@ -195,7 +222,10 @@ impl Connection {
         let mut serial = [0; 16];
         getrandom::fill(&mut serial)?;
         let id: SpiffeId = format!("spiffe://{}/{subject}", inner.trust_domain).parse()?;
-        let claims = lock(&inner.subjects).get(subject).cloned().unwrap_or_default();
+        let claims = lock(&inner.subjects)
+            .get(subject)
+            .cloned()
+            .unwrap_or_default();
         let is_device = matches!(id.subject, Subject::Device { .. });
         let (issued_at, expires) = (now(), now().plus(LIFETIME));
         let claims = CredentialClaims {
@@ -207,7 +237,11 @@ impl Connection {
             issued_at,
             serial: Serial(serial),
             uid: Uid::new(&subject.replace('/', "-"))?,
-            attributes: if is_device { claims.attributes } else { BTreeMap::new() },
+            attributes: if is_device {
+                claims.attributes
+            } else {
+                BTreeMap::new()
+            },
             services: claims.services,
             pod: None,
         };
@@ -220,12 +254,20 @@ impl Connection {
         }))
     }
 
-    async fn watch(&mut self, have: Option<fairway_control::update::Version>, preamble: &Preamble) -> Result<()> {
+    async fn watch(
+        &mut self,
+        have: Option<fairway_control::update::Version>,
+        preamble: &Preamble,
+    ) -> Result<()> {
         let subject = match preamble {
             Preamble::Local => workload(SYSTEM_NAMESPACE, "fairway-authority"),
-            Preamble::Stream(Stream { peer: Some(peer), .. }) => {
+            Preamble::Stream(Stream {
+                peer: Some(peer), ..
+            }) => {
                 let id = peer.id.to_string();
-                id.strip_prefix(&format!("spiffe://{TRUST_DOMAIN}/")).context("a foreign trust domain")?.to_owned()
+                id.strip_prefix(&format!("spiffe://{TRUST_DOMAIN}/"))
+                    .context("a foreign trust domain")?
+                    .to_owned()
             }
             Preamble::Stream(Stream { peer: None, .. }) => bail!("watch without a credential"),
         };
@@ -235,12 +277,17 @@ impl Connection {
         let mut watcher = Watcher::new(have);
         let mut changed = self.inner.changed.subscribe();
         loop {
-            let mut state = lock(&self.inner.states).get(&subject).cloned().unwrap_or_default();
+            let mut state = lock(&self.inner.states)
+                .get(&subject)
+                .cloned()
+                .unwrap_or_default();
             state.trust_set.clone_from(&self.inner.trust_set);
             publisher.set(&state)?;
             while let Some(update) = publisher.poll(&mut watcher) {
                 self.write(&Response::Update(update)).await?;
-                let Some(ack) = self.read::<Ack>().await? else { return Ok(()) };
+                let Some(ack) = self.read::<Ack>().await? else {
+                    return Ok(());
+                };
                 watcher.acknowledge(&ack)?;
             }
             changed.changed().await?;
@@ -272,9 +319,15 @@ fn key() -> Result<Ed25519Key> {
 }
 
 fn now() -> UnixSeconds {
-    UnixSeconds(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs()))
+    UnixSeconds(
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |elapsed| elapsed.as_secs()),
+    )
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -59,22 +59,34 @@ pub fn fairway(bin: &Path, dir: &Path, apps: &Apps) -> Result<Chain> {
 
     let mut front = Command::new(bin.join("fairway-sidecar"));
     common(&mut front);
-    front.arg("front").env("FAIRWAY_LISTEN", front_address.to_string()).env("FAIRWAY_SOCKET", &socket);
+    front
+        .arg("front")
+        .env("FAIRWAY_LISTEN", front_address.to_string())
+        .env("FAIRWAY_SOCKET", &socket);
     let front = Process::start("front", dir, &mut front)?;
 
     let mut relay = Command::new(bin.join("fairway-relay"));
     common(&mut relay);
     relay.env("FAIRWAY_LISTEN", relay_address.to_string());
-    relay.env("FAIRWAY_TOKEN_FILE", token(dir, SYSTEM_NAMESPACE, "fairway-relay")?);
+    relay.env(
+        "FAIRWAY_TOKEN_FILE",
+        token(dir, SYSTEM_NAMESPACE, "fairway-relay")?,
+    );
     let relay = Process::start("relay", dir, &mut relay)?;
 
     let mut sidecar = Command::new(bin.join("fairway-sidecar"));
     common(&mut sidecar);
-    sidecar.arg("run").env("FAIRWAY_TOKEN_FILE", token(dir, "bench", "collector")?);
+    sidecar
+        .arg("run")
+        .env("FAIRWAY_TOKEN_FILE", token(dir, "bench", "collector")?);
     sidecar.env("FAIRWAY_PROXY_LISTEN", "127.0.0.1:0");
     let sidecar = Process::start("sidecar", dir, &mut sidecar)?;
 
-    let entry = Hop { sink: free_address()?, source: free_address()?, echo: free_address()? };
+    let entry = Hop {
+        sink: free_address()?,
+        source: free_address()?,
+        echo: free_address()?,
+    };
     let config = dir.join("device.yaml");
     fs::write(&config, device_config(entry, apps))?;
     let state_dir = dir.join("device");
@@ -86,7 +98,13 @@ pub fn fairway(bin: &Path, dir: &Path, apps: &Apps) -> Result<Chain> {
         command
     };
     Process::start("join", dir, &mut device(&["join", &ticket.to_string()]))?.finish()?;
-    let run = ["run", "--config", config.to_str().context("the temporary folder's name is not UTF-8")?];
+    let run = [
+        "run",
+        "--config",
+        config
+            .to_str()
+            .context("the temporary folder's name is not UTF-8")?,
+    ];
     let device = Process::start("device", dir, &mut device(&run))?;
     Ok(Chain {
         name: "fairway",
@@ -113,7 +131,10 @@ pub fn haproxy_plain(dir: &Path, apps: &Apps) -> Result<Chain> {
 pub fn haproxy_tls(dir: &Path, apps: &Apps) -> Result<Chain> {
     let key = rcgen::generate_simple_self_signed(["bench.test".to_owned()])?;
     let pem = dir.join("tls.pem");
-    fs::write(&pem, format!("{}{}", key.cert.pem(), key.signing_key.serialize_pem()))?;
+    fs::write(
+        &pem,
+        format!("{}{}", key.cert.pem(), key.signing_key.serialize_pem()),
+    )?;
     let listen = format!(" ssl crt {}", pem.display());
     // The peers verify nothing here: the cost of a handshake's check is not what is compared.
     haproxy("haproxy-tls", dir, apps, [" ssl verify none", "", &listen])
@@ -121,12 +142,20 @@ pub fn haproxy_tls(dir: &Path, apps: &Apps) -> Result<Chain> {
 
 /// `options`: for the first one's server line, the second one's (none), the third one's bind line.
 fn haproxy(name: &'static str, dir: &Path, apps: &Apps, options: [&str; 3]) -> Result<Chain> {
-    let mut hops = vec![Hop { sink: apps.sink, source: apps.source, echo: apps.echo }];
+    let mut hops = vec![Hop {
+        sink: apps.sink,
+        source: apps.source,
+        echo: apps.echo,
+    }];
     let mut processes = Vec::new();
     // From the app outwards, so that each finds its next one listening.
     for index in (0..3).rev() {
         let next = *hops.last().context("there is the app's own hop")?;
-        let hop = Hop { sink: free_address()?, source: free_address()?, echo: free_address()? };
+        let hop = Hop {
+            sink: free_address()?,
+            source: free_address()?,
+            echo: free_address()?,
+        };
         let (server, bind) = match index {
             0 => (options[0], ""),
             1 => (options[1], ""),
@@ -137,18 +166,32 @@ fn haproxy(name: &'static str, dir: &Path, apps: &Apps, options: [&str; 3]) -> R
         let mut command = Command::new("haproxy");
         command.arg("-db").arg("-f").arg(&config);
         let process = Process::start(&format!("{name}-{index}"), dir, &mut command);
-        processes.push(process.context("haproxy is needed for comparison: apt-get install haproxy")?);
+        processes
+            .push(process.context("haproxy is needed for comparison: apt-get install haproxy")?);
         hops.push(hop);
     }
     processes.reverse();
     let entry = *hops.last().context("three were pushed")?;
-    Ok(Chain { name, sink: entry.sink, source: entry.source, echo: entry.echo, processes, _others: Vec::new() })
+    Ok(Chain {
+        name,
+        sink: entry.sink,
+        source: entry.source,
+        echo: entry.echo,
+        processes,
+        _others: Vec::new(),
+    })
 }
 
 fn haproxy_config(hop: Hop, next: Hop, bind: &str, server: &str) -> String {
     let mut text = "global\n  maxconn 8000\n  nbthread 1\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n".to_owned();
-    for (name, from, to) in [("sink", hop.sink, next.sink), ("source", hop.source, next.source), ("echo", hop.echo, next.echo)] {
-        text.push_str(&format!("listen {name}\n  bind {from}{bind}\n  server next {to}{server}\n"));
+    for (name, from, to) in [
+        ("sink", hop.sink, next.sink),
+        ("source", hop.source, next.source),
+        ("echo", hop.echo, next.echo),
+    ] {
+        text.push_str(&format!(
+            "listen {name}\n  bind {from}{bind}\n  server next {to}{server}\n"
+        ));
     }
     text
 }
@@ -157,9 +200,15 @@ fn haproxy_config(hop: Hop, next: Hop, bind: &str, server: &str) -> String {
 fn tell(authority: &TestAuthority, relay: SocketAddr, apps: &Apps) -> Result<()> {
     let relays: Vec<HostPort> = vec![relay.to_string().parse()?];
     let (namespace, collector) = (Label::new("bench")?, Label::new("collector")?);
-    let doors = [apps.sink, apps.source, apps.echo]
-        .map(|app| Door { service: collector.clone(), port: app.port(), target_port: app.port() });
-    let claims = Claims { attributes: BTreeMap::new(), services: vec![collector.clone()] };
+    let doors = [apps.sink, apps.source, apps.echo].map(|app| Door {
+        service: collector.clone(),
+        port: app.port(),
+        target_port: app.port(),
+    });
+    let claims = Claims {
+        attributes: BTreeMap::new(),
+        services: vec![collector.clone()],
+    };
     authority.certify(&workload("bench", "collector"), claims);
     authority.tell(
         &workload("bench", "collector"),
@@ -168,16 +217,34 @@ fn tell(authority: &TestAuthority, relay: SocketAddr, apps: &Apps) -> Result<()>
             doors: doors.to_vec(),
             ready: true,
             relays: relays.clone(),
-            names: vec![Address::Service { namespace: namespace.clone(), service: collector }],
+            names: vec![Address::Service {
+                namespace: namespace.clone(),
+                service: collector,
+            }],
             ..State::default()
         },
     );
     authority.tell(
         &workload(SYSTEM_NAMESPACE, "fairway-authority"),
-        State { ready: true, relays, names: vec![Address::Authority], ..State::default() },
+        State {
+            ready: true,
+            relays,
+            names: vec![Address::Authority],
+            ..State::default()
+        },
     );
-    let pump = Address::Device { namespace, name: Label::new("pump-7")? };
-    authority.tell(&device("bench", "pump-7"), State { ready: true, names: vec![pump], ..State::default() });
+    let pump = Address::Device {
+        namespace,
+        name: Label::new("pump-7")?,
+    };
+    authority.tell(
+        &device("bench", "pump-7"),
+        State {
+            ready: true,
+            names: vec![pump],
+            ..State::default()
+        },
+    );
     Ok(())
 }
 
@@ -201,7 +268,10 @@ fn allow_devices() -> Result<PolicySet> {
 
 fn device_config(entry: Hop, apps: &Apps) -> String {
     let inlet = |listen: SocketAddr, app: SocketAddr| {
-        format!("- {{listen: \"{listen}\", to: \"collector.bench.svc.fairway.internal:{}\"}}\n", app.port())
+        format!(
+            "- {{listen: \"{listen}\", to: \"collector.bench.svc.fairway.internal:{}\"}}\n",
+            app.port()
+        )
     };
     format!(
         "proxy: null\ninlets:\n{}{}{}",
@@ -221,4 +291,3 @@ fn token(dir: &Path, namespace: &str, account: &str) -> Result<PathBuf> {
 fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
-

@@ -36,7 +36,12 @@ struct Args {
 async fn main() -> Result<()> {
     let args = Args::parse();
     let bulk_bytes = (args.gigabytes * 1e9) as u64;
-    let scale = Scale { bulk_bytes, pings: args.pings, opens: args.opens, idle: args.idle };
+    let scale = Scale {
+        bulk_bytes,
+        pings: args.pings,
+        opens: args.opens,
+        idle: args.idle,
+    };
     fairway_bench::raise_nofile()?;
     let apps = Apps::start().await?;
     let dir = tempfile::tempdir()?;
@@ -50,12 +55,20 @@ async fn main() -> Result<()> {
     for (name, make) in makers.into_iter().filter(|(name, _)| wanted(name)) {
         let chain = make()?;
         for figure in measure::chain(&chain, scale).await? {
-            println!("bench {name}/{} {:.3} {}", figure.name, figure.value, figure.unit);
-            table.entry(figure.name).or_default().push((name, figure.value));
+            println!(
+                "bench {name}/{} {:.3} {}",
+                figure.name, figure.value, figure.unit
+            );
+            table
+                .entry(figure.name)
+                .or_default()
+                .push((name, figure.value));
         }
     }
     for (name, values) in &table {
-        let Some((_, ours)) = values.iter().find(|(chain, _)| *chain == "fairway") else { continue };
+        let Some((_, ours)) = values.iter().find(|(chain, _)| *chain == "fairway") else {
+            continue;
+        };
         for (peer, theirs) in values.iter().filter(|(chain, _)| *chain != "fairway") {
             println!("bench ratio/{name}/{peer} {:.3} x", ours / theirs);
         }

@@ -41,7 +41,11 @@ pub async fn chain(chain: &Chain, scale: Scale) -> Result<Vec<Figure>> {
     wait_until_up(chain).await?;
     let mut figures = Vec::new();
     for process in &chain.processes {
-        figures.push(figure(format!("rss-idle-{}", process.name()), process.rss_kib()? as f64 / 1024.0, "MiB"));
+        figures.push(figure(
+            format!("rss-idle-{}", process.name()),
+            process.rss_kib()? as f64 / 1024.0,
+            "MiB",
+        ));
     }
     bulk(chain, scale, &mut figures).await?;
     ping_pong(chain, scale, &mut figures).await?;
@@ -60,13 +64,25 @@ async fn bulk(chain: &Chain, scale: Scale, figures: &mut Vec<Figure>) -> Result<
         }
         let (elapsed, bytes) = (started.elapsed().as_secs_f64(), (each * streams) as f64);
         let spent = (self::cpu(chain)? - cpu).as_secs_f64();
-        figures.push(figure(format!("{direction}-{streams}"), bytes * 8.0 / 1e9 / elapsed, "Gbit/s"));
-        figures.push(figure(format!("{direction}-{streams}-cpu"), spent / (bytes / 1e9), "s/GB"));
+        figures.push(figure(
+            format!("{direction}-{streams}"),
+            bytes * 8.0 / 1e9 / elapsed,
+            "Gbit/s",
+        ));
+        figures.push(figure(
+            format!("{direction}-{streams}-cpu"),
+            spent / (bytes / 1e9),
+            "s/GB",
+        ));
     }
     Ok(())
 }
 
-fn transfer(chain: &Chain, up: bool, bytes: u64) -> impl Future<Output = Result<()>> + Send + 'static {
+fn transfer(
+    chain: &Chain,
+    up: bool,
+    bytes: u64,
+) -> impl Future<Output = Result<()>> + Send + 'static {
     let address = if up { chain.sink } else { chain.source };
     async move {
         let mut socket = TcpStream::connect(address).await?;
@@ -166,8 +182,16 @@ async fn wait_until_up(chain: &Chain) -> Result<()> {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    let logs = || chain.processes.iter().map(|p| format!("--- {}\n{}\n", p.name(), p.tail())).collect::<String>();
-    tokio::time::timeout(LIMIT, up).await.map_err(|_| anyhow::anyhow!("{} did not come up:\n{}", chain.name, logs()))
+    let logs = || {
+        chain
+            .processes
+            .iter()
+            .map(|p| format!("--- {}\n{}\n", p.name(), p.tail()))
+            .collect::<String>()
+    };
+    tokio::time::timeout(LIMIT, up)
+        .await
+        .map_err(|_| anyhow::anyhow!("{} did not come up:\n{}", chain.name, logs()))
 }
 
 async fn connect(address: SocketAddr) -> Result<TcpStream> {
@@ -197,13 +221,25 @@ where
 }
 
 fn cpu(chain: &Chain) -> Result<Duration> {
-    chain.processes.iter().map(crate::process::Process::cpu).sum()
+    chain
+        .processes
+        .iter()
+        .map(crate::process::Process::cpu)
+        .sum()
 }
 
 fn rss_kib(chain: &Chain) -> Result<u64> {
-    chain.processes.iter().map(crate::process::Process::rss_kib).sum()
+    chain
+        .processes
+        .iter()
+        .map(crate::process::Process::rss_kib)
+        .sum()
 }
 
 fn figure(name: impl Into<String>, value: f64, unit: &'static str) -> Figure {
-    Figure { name: name.into(), value, unit }
+    Figure {
+        name: name.into(),
+        value,
+        unit,
+    }
 }

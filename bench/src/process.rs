@@ -14,7 +14,6 @@ pub struct Process {
     log: PathBuf,
 }
 
-
 impl Process {
     /// Starts `program`; what it prints goes to `dir/NAME.log`.
     ///
@@ -29,7 +28,11 @@ impl Process {
             .stderr(file)
             .spawn()
             .with_context(|| format!("cannot start {}", command.get_program().display()))?;
-        Ok(Self { name: name.to_owned(), child, log })
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            log,
+        })
     }
 
     /// Its name in figures.
@@ -53,7 +56,12 @@ impl Process {
             .with_context(|| format!("{} has ended:\n{}", self.name, self.tail()))?;
         // The command's name is in parentheses and may hold spaces.
         let fields = stat.rsplit_once(')').context("no command in stat")?.1;
-        let ticks: u64 = fields.split_ascii_whitespace().skip(11).take(2).map(|f| f.parse().unwrap_or(0)).sum();
+        let ticks: u64 = fields
+            .split_ascii_whitespace()
+            .skip(11)
+            .take(2)
+            .map(|f| f.parse().unwrap_or(0))
+            .sum();
         // USER_HZ is 100 on every Linux.
         Ok(Duration::from_millis(ticks * 10))
     }
@@ -65,7 +73,10 @@ impl Process {
     pub fn rss_kib(&self) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))
             .with_context(|| format!("{} has ended:\n{}", self.name, self.tail()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .context("no VmRSS")?;
         Ok(line.trim().trim_end_matches(" kB").trim().parse()?)
     }
 
@@ -75,7 +86,12 @@ impl Process {
     /// It failed; the error has its last lines.
     pub fn finish(mut self) -> Result<()> {
         let status = self.child.wait()?;
-        anyhow::ensure!(status.success(), "{} failed ({status}):\n{}", self.name, self.tail());
+        anyhow::ensure!(
+            status.success(),
+            "{} failed ({status}):\n{}",
+            self.name,
+            self.tail()
+        );
         Ok(())
     }
 }

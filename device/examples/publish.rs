@@ -12,14 +12,23 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
-    let state_dir = args.next().context("usage: publish STATE_DIR DESTINATION [TICKET]")?;
+    let state_dir = args
+        .next()
+        .context("usage: publish STATE_DIR DESTINATION [TICKET]")?;
     let to: Destination = args.next().context("no destination")?.parse()?;
     let state = Arc::new(StateDir::open(state_dir)?);
     if let Some(ticket) = args.next() {
         let ticket: Ticket = ticket.parse()?;
         join(&state, &ticket).await?;
     }
-    let device = Device::start(&state, Config { proxy: None, ..Config::default() }).await?;
+    let device = Device::start(
+        &state,
+        Config {
+            proxy: None,
+            ..Config::default()
+        },
+    )
+    .await?;
     let mut stream = device.open(&to).await?;
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = lines.next_line().await? {

@@ -97,14 +97,20 @@ pub enum ConfigError {
         source: fairway_identity::AddressError,
     },
     /// The proxy would listen where others can reach it.
-    #[error("the proxy may listen on loopback only, not on {0}: whoever reaches it speaks with this device's identity")]
+    #[error(
+        "the proxy may listen on loopback only, not on {0}: whoever reaches it speaks with this device's identity"
+    )]
     ProxyNotLoopback(SocketAddr),
 }
 
 impl Default for Config {
     /// Offers nothing, and has the proxy on 127.0.0.1:7480.
     fn default() -> Self {
-        Self { services: Vec::new(), inlets: Vec::new(), proxy: Some((Ipv4Addr::LOCALHOST, 7480).into()) }
+        Self {
+            services: Vec::new(),
+            inlets: Vec::new(),
+            proxy: Some((Ipv4Addr::LOCALHOST, 7480).into()),
+        }
     }
 }
 
@@ -115,7 +121,10 @@ impl Config {
     /// It cannot be read, or does not say what it should.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let shown = path.display().to_string();
-        let read = |source| ConfigError::Read { path: shown.clone(), source };
+        let read = |source| ConfigError::Read {
+            path: shown.clone(),
+            source,
+        };
         if std::fs::metadata(path).map_err(read)?.len() > MAX_FILE {
             return Err(ConfigError::TooLarge { path: shown });
         }
@@ -123,7 +132,10 @@ impl Config {
         let config: Self = if text.trim().is_empty() {
             Self::default()
         } else {
-            serde_yaml::from_str(&text).map_err(|source| ConfigError::Parse { path: shown, source })?
+            serde_yaml::from_str(&text).map_err(|source| ConfigError::Parse {
+                path: shown,
+                source,
+            })?
         };
         config.check()?;
         Ok(config)
@@ -133,13 +145,19 @@ impl Config {
         let (mut names, mut ports) = (BTreeSet::new(), BTreeSet::new());
         for service in &self.services {
             if service.port == 0 {
-                return Err(ConfigError::Port { name: service.name.clone() });
+                return Err(ConfigError::Port {
+                    name: service.name.clone(),
+                });
             }
             if !names.insert(&service.name) {
-                return Err(ConfigError::Twice { what: format!("name {}", service.name) });
+                return Err(ConfigError::Twice {
+                    what: format!("name {}", service.name),
+                });
             }
             if !ports.insert(service.port) {
-                return Err(ConfigError::Twice { what: format!("port {}", service.port) });
+                return Err(ConfigError::Twice {
+                    what: format!("port {}", service.port),
+                });
             }
         }
         if let Some(proxy) = self.proxy.filter(|proxy| !proxy.ip().is_loopback()) {
@@ -161,14 +179,20 @@ impl Config {
                     to: inlet.to.clone(),
                     source,
                 })?;
-                Ok(InletSpec { listen: inlet.listen, to })
+                Ok(InletSpec {
+                    listen: inlet.listen,
+                    to,
+                })
             })
             .collect()
     }
 
     /// Local addresses by name of the service.
     pub(crate) fn local_addresses(&self) -> BTreeMap<String, SocketAddr> {
-        self.services.iter().map(|service| (service.name.clone(), service.to)).collect()
+        self.services
+            .iter()
+            .map(|service| (service.name.clone(), service.to))
+            .collect()
     }
 }
 
@@ -199,15 +223,30 @@ mod tests {
     fn what_is_refused() {
         for (text, expected) in [
             ("servces: []", "not understood"),
-            ("services: [{name: a, port: 1, to: 127.0.0.1:1}, {name: a, port: 2, to: 127.0.0.1:2}]", "name a occurs twice"),
-            ("services: [{name: a, port: 1, to: 127.0.0.1:1}, {name: b, port: 1, to: 127.0.0.1:2}]", "port 1 occurs twice"),
-            ("services: [{name: a, port: 0, to: 127.0.0.1:1}]", "from 1 to 65535"),
-            ("inlets: [{listen: 127.0.0.1:1, to: example.com:80}]", "not usable"),
+            (
+                "services: [{name: a, port: 1, to: 127.0.0.1:1}, {name: a, port: 2, to: 127.0.0.1:2}]",
+                "name a occurs twice",
+            ),
+            (
+                "services: [{name: a, port: 1, to: 127.0.0.1:1}, {name: b, port: 1, to: 127.0.0.1:2}]",
+                "port 1 occurs twice",
+            ),
+            (
+                "services: [{name: a, port: 0, to: 127.0.0.1:1}]",
+                "from 1 to 65535",
+            ),
+            (
+                "inlets: [{listen: 127.0.0.1:1, to: example.com:80}]",
+                "not usable",
+            ),
             ("proxy: 0.0.0.0:7480", "loopback only"),
         ] {
             let error = read(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
         }
-        assert!(matches!(Config::read(Path::new("/nonexistent")), Err(ConfigError::Read { .. })));
+        assert!(matches!(
+            Config::read(Path::new("/nonexistent")),
+            Err(ConfigError::Read { .. })
+        ));
     }
 }

@@ -11,7 +11,9 @@ use crate::{Enrolment, StateDir, StateError};
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
     /// The state directory already belongs to another identity.
-    #[error("this state directory belongs to {namespace}/{name} already; use another --state-dir, or remove it to join anew")]
+    #[error(
+        "this state directory belongs to {namespace}/{name} already; use another --state-dir, or remove it to join anew"
+    )]
     AnotherDevice {
         /// Namespace of that identity.
         namespace: String,
@@ -22,7 +24,9 @@ pub enum JoinError {
     #[error(transparent)]
     State(#[from] StateError),
     /// What was obtained could not be written.
-    #[error("enrolled, but the result could not be kept; make room and join again with the same ticket")]
+    #[error(
+        "enrolled, but the result could not be kept; make room and join again with the same ticket"
+    )]
     Keep(#[source] std::io::Error),
     /// The endpoint did not start.
     #[error(transparent)]
@@ -58,11 +62,20 @@ pub async fn join(state: &StateDir, ticket: &Ticket) -> Result<Enrolment, JoinEr
         namespace: ticket.namespace().clone(),
         name: ticket.device().clone(),
         root: *ticket.root(),
-        relays: ticket.relays().iter().map(ToString::to_string).collect(),
+        relays: ticket.relays().to_vec(),
     };
     if let Some(present) = state.enrolment()? {
-        let same = (&present.trust_domain, &present.namespace, &present.name, &present.root)
-            == (&enrolment.trust_domain, &enrolment.namespace, &enrolment.name, &enrolment.root);
+        let same = (
+            &present.trust_domain,
+            &present.namespace,
+            &present.name,
+            &present.root,
+        ) == (
+            &enrolment.trust_domain,
+            &enrolment.namespace,
+            &enrolment.name,
+            &enrolment.root,
+        );
         if !same {
             return Err(JoinError::AnotherDevice {
                 namespace: present.namespace.to_string(),
@@ -73,7 +86,9 @@ pub async fn join(state: &StateDir, ticket: &Ticket) -> Result<Enrolment, JoinEr
     let key = state.key()?;
     let mut config = EndpointConfig::new(enrolment.trust_domain.clone(), enrolment.root);
     config.relays.clone_from(&enrolment.relays);
-    config.clock = ClockSource::Unknown { floor: state.time_floor() };
+    config.clock = ClockSource::Unknown {
+        floor: state.time_floor(),
+    };
     let endpoint = Endpoint::start(config).await?;
     let result = enroll(state, &endpoint, ticket, &key).await;
     endpoint.close().await;
@@ -92,7 +107,11 @@ async fn enroll(
     let authority = endpoint.authority();
     let now = authority.time().await?;
     let issued = authority.enroll(ticket, key).await?;
-    for what in [Keep::TimeFloor(now), Keep::TrustSet(issued.trust), Keep::Credential(issued.credential)] {
+    for what in [
+        Keep::TimeFloor(now),
+        Keep::TrustSet(issued.trust),
+        Keep::Credential(issued.credential),
+    ] {
         state.keep(&what).map_err(JoinError::Keep)?;
     }
     Ok(())

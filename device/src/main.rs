@@ -21,7 +21,12 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 #[command(name = "fairway-device", version)]
 struct Args {
     /// Where the device keeps its key and its credential.
-    #[arg(long, global = true, env = "FAIRWAY_STATE_DIR", default_value = "/var/lib/fairway")]
+    #[arg(
+        long,
+        global = true,
+        env = "FAIRWAY_STATE_DIR",
+        default_value = "/var/lib/fairway"
+    )]
     state_dir: PathBuf,
     #[command(flatten)]
     log: LogArgs,
@@ -58,11 +63,15 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     // One thread: the work is moving bytes, and a device has better use for its others.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         match args.command {
             Command::Join { ticket } => join_device(&args.state_dir, &args.log, &ticket).await,
-            Command::Run { config, admin } => run(&args.state_dir, &args.log, config.as_deref(), admin).await,
+            Command::Run { config, admin } => {
+                run(&args.state_dir, &args.log, config.as_deref(), admin).await
+            }
             Command::Status { debug, json } => status::show(&args.state_dir, debug, json).await,
         }
     })
@@ -70,15 +79,25 @@ fn main() -> anyhow::Result<()> {
 
 async fn join_device(state_dir: &Path, log: &LogArgs, ticket: &str) -> anyhow::Result<()> {
     let telemetry = log.init("fairway-device")?;
-    let text = if ticket == "-" { std::io::read_to_string(std::io::stdin()).context("cannot read the ticket")? } else { ticket.to_owned() };
+    let text = if ticket == "-" {
+        std::io::read_to_string(std::io::stdin()).context("cannot read the ticket")?
+    } else {
+        ticket.to_owned()
+    };
     let ticket: Ticket = text.trim().parse().context("the ticket cannot be used")?;
     let state = StateDir::open(state_dir)?;
     let result = join(&state, &ticket).await;
     telemetry.shutdown();
     match result {
         Ok(enrolment) => {
-            println!("joined {} as {}/{}", enrolment.trust_domain, enrolment.namespace, enrolment.name);
-            println!("next: fairway-device run --state-dir {}", state_dir.display());
+            println!(
+                "joined {} as {}/{}",
+                enrolment.trust_domain, enrolment.namespace, enrolment.name
+            );
+            println!(
+                "next: fairway-device run --state-dir {}",
+                state_dir.display()
+            );
             Ok(())
         }
         Err(error) => {
@@ -88,7 +107,12 @@ async fn join_device(state_dir: &Path, log: &LogArgs, ticket: &str) -> anyhow::R
     }
 }
 
-async fn run(state_dir: &Path, log: &LogArgs, config: Option<&Path>, admin: AdminArgs) -> anyhow::Result<()> {
+async fn run(
+    state_dir: &Path,
+    log: &LogArgs,
+    config: Option<&Path>,
+    admin: AdminArgs,
+) -> anyhow::Result<()> {
     let config = config.map(Config::read).transpose()?.unwrap_or_default();
     let state = Arc::new(StateDir::open(state_dir)?);
     if state.enrolment()?.is_none() {
@@ -101,11 +125,15 @@ async fn run(state_dir: &Path, log: &LogArgs, config: Option<&Path>, admin: Admi
     let readiness = Readiness::new();
     let registered = readiness.task("registered");
     let mut registry = Registry::default();
-    let (metrics, portals) = (Metrics::register(&mut registry), PortalMetrics::register(&mut registry));
+    let (metrics, portals) = (
+        Metrics::register(&mut registry),
+        PortalMetrics::register(&mut registry),
+    );
     let device = Device::start_with(&state, config, metrics, portals, drain.clone()).await?;
     let endpoint = device.endpoint().clone();
     let shown = endpoint.clone();
-    let state: DebugState = Arc::new(move || serde_json::to_value(shown.status()).unwrap_or_default());
+    let state: DebugState =
+        Arc::new(move || serde_json::to_value(shown.status()).unwrap_or_default());
     let _admin = AdminServer::start(&admin, registry, readiness, drain.clone(), state).await?;
     tokio::spawn(async move {
         endpoint.registered().await;

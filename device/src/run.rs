@@ -5,7 +5,8 @@ use std::sync::Arc;
 use fairway_daemon::Drain;
 use fairway_endpoint::portal::{Delivery, Inlet, InletError, Outlet, PortalMetrics, Proxy};
 use fairway_endpoint::{
-    ClockSource, CredentialSource, Endpoint, EndpointConfig, Metrics, OpenError, RelayUse, StartError, Status, Stream,
+    ClockSource, CredentialSource, Endpoint, EndpointConfig, Metrics, OpenError, RelayUse,
+    StartError, Status, Stream,
 };
 use fairway_identity::{Address, Destination};
 use fairway_session::OpenRequest;
@@ -21,7 +22,9 @@ const INCOMING: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// It has not joined.
-    #[error("this device has not joined yet; run fairway-device join TICKET first (kubectl fairway ticket makes one)")]
+    #[error(
+        "this device has not joined yet; run fairway-device join TICKET first (kubectl fairway ticket makes one)"
+    )]
     NotJoined,
     /// The state directory cannot be used.
     #[error(transparent)]
@@ -60,7 +63,14 @@ impl Device {
     /// # Errors
     /// The device has not joined, or a local port is taken.
     pub async fn start(state: &Arc<StateDir>, config: Config) -> Result<Self, RunError> {
-        Self::start_with(state, config, Metrics::default(), PortalMetrics::default(), Drain::new()).await
+        Self::start_with(
+            state,
+            config,
+            Metrics::default(),
+            PortalMetrics::default(),
+            Drain::new(),
+        )
+        .await
     }
 
     /// As [`start`](Self::start), with counters and a drain of the caller's.
@@ -80,15 +90,24 @@ impl Device {
         settings.metrics = metrics;
         settings.incoming = Some(incoming);
         let endpoint = Endpoint::start(settings).await?;
-        let outlet = Outlet::new(Delivery::Device { services: config.local_addresses() }, portal_metrics.clone());
+        let outlet = Outlet::new(
+            Delivery::Device {
+                services: config.local_addresses(),
+            },
+            portal_metrics.clone(),
+        );
         tokio::spawn(outlet.serve(accepted, drain.clone()));
         for spec in &inlets {
             let inlet = Inlet::bind(spec, endpoint.clone(), portal_metrics.clone()).await?;
             tokio::spawn(inlet.serve(drain.clone()));
         }
         if let Some(address) = config.proxy {
-            let listener = TcpListener::bind(address).await.map_err(|source| RunError::Proxy { address, source })?;
-            tokio::spawn(Proxy::new(endpoint.clone(), portal_metrics).serve(listener, drain.clone()));
+            let listener = TcpListener::bind(address)
+                .await
+                .map_err(|source| RunError::Proxy { address, source })?;
+            tokio::spawn(
+                Proxy::new(endpoint.clone(), portal_metrics).serve(listener, drain.clone()),
+            );
         }
         Ok(Self { endpoint, drain })
     }
@@ -98,7 +117,9 @@ impl Device {
     /// # Errors
     /// Says who refused, or what was waited for in vain.
     pub async fn open(&self, to: &Destination) -> Result<Stream, OpenError> {
-        self.endpoint.open(&to.address, OpenRequest::port(to.port)).await
+        self.endpoint
+            .open(&to.address, OpenRequest::port(to.port))
+            .await
     }
 
     /// What there is right now.
@@ -124,15 +145,24 @@ fn settings(state: &Arc<StateDir>, config: &Config) -> Result<EndpointConfig, Ru
     settings.trust = state.trust_set(&enrolment.root);
     settings.saved = state.credential();
     settings.credential = CredentialSource::Device {
-        namespace: enrolment.namespace.to_string(),
-        name: enrolment.name.to_string(),
+        namespace: enrolment.namespace.clone(),
+        name: enrolment.name.clone(),
         key: Arc::new(state.key()?),
     };
     settings.relays = enrolment.relays;
     settings.relay_use = RelayUse::One;
-    settings.names = vec![Address::Device { namespace: enrolment.namespace, name: enrolment.name }];
-    settings.services = config.services.iter().map(|service| (service.port, service.name.clone())).collect();
-    settings.clock = ClockSource::Unknown { floor: state.time_floor() };
+    settings.names = vec![Address::Device {
+        namespace: enrolment.namespace,
+        name: enrolment.name,
+    }];
+    settings.services = config
+        .services
+        .iter()
+        .map(|service| (service.port, service.name.clone()))
+        .collect();
+    settings.clock = ClockSource::Unknown {
+        floor: state.time_floor(),
+    };
     settings.store = Some(Arc::clone(state) as _);
     Ok(settings)
 }

@@ -22,7 +22,9 @@ use std::sync::Mutex;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 use fairway_endpoint::{Keep, SavedCredential, Store};
-use fairway_identity::{Ed25519Key, Label, RootHash, TrustDomain, UnixSeconds, VerifiedTrustSet};
+use fairway_identity::{
+    Ed25519Key, HostPort, Label, RootHash, TrustDomain, UnixSeconds, VerifiedTrustSet,
+};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -40,7 +42,9 @@ const MAX_FILE: u64 = 64 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// It cannot be made or written to.
-    #[error("the state directory {dir} is not usable; choose another with --state-dir, or let its owner run this")]
+    #[error(
+        "the state directory {dir} is not usable; choose another with --state-dir, or let its owner run this"
+    )]
     Directory {
         /// The directory.
         dir: String,
@@ -97,8 +101,8 @@ pub struct Enrolment {
     pub name: Label,
     /// The root that it trusts.
     pub root: RootHash,
-    /// Where relays can be reached, `host:port`.
-    pub relays: Vec<String>,
+    /// Where relays can be reached.
+    pub relays: Vec<HostPort>,
 }
 
 /// An open state directory.
@@ -119,11 +123,21 @@ impl StateDir {
     /// It is not writable, others may read it, or another process has it.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, StateError> {
         let dir = dir.as_ref().to_owned();
-        let unusable = |source| StateError::Directory { dir: dir.display().to_string(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(unusable)?;
+        let unusable = |source| StateError::Directory {
+            dir: dir.display().to_string(),
+            source,
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .map_err(unusable)?;
         let mode = fs::metadata(&dir).map_err(unusable)?.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
-            return Err(StateError::Open { dir: dir.display().to_string(), mode });
+            return Err(StateError::Open {
+                dir: dir.display().to_string(),
+                mode,
+            });
         }
         let lock = OpenOptions::new()
             .write(true)
@@ -133,10 +147,16 @@ impl StateDir {
             .open(dir.join(LOCK))
             .map_err(unusable)?;
         lock.try_lock().map_err(|error| match error {
-            fs::TryLockError::WouldBlock => StateError::Locked { dir: dir.display().to_string() },
+            fs::TryLockError::WouldBlock => StateError::Locked {
+                dir: dir.display().to_string(),
+            },
             fs::TryLockError::Error(source) => unusable(source),
         })?;
-        Ok(Self { dir, _lock: lock, enrolment: Mutex::new(()) })
+        Ok(Self {
+            dir,
+            _lock: lock,
+            enrolment: Mutex::new(()),
+        })
     }
 
     /// The enrolment recorded in `dir`, without a lock: for looking while
@@ -145,7 +165,9 @@ impl StateDir {
     /// # Errors
     /// A file cannot be read or is damaged.
     pub fn peek(dir: &Path) -> Result<Option<Enrolment>, StateError> {
-        read(&dir.join(ENROLMENT))?.map(|bytes| parse_enrolment(&bytes, &dir.join(ENROLMENT))).transpose()
+        read(&dir.join(ENROLMENT))?
+            .map(|bytes| parse_enrolment(&bytes, &dir.join(ENROLMENT)))
+            .transpose()
     }
 
     /// The device's signing key, made at the first call.
@@ -155,8 +177,12 @@ impl StateDir {
     pub fn key(&self) -> Result<Ed25519Key, StateError> {
         let path = self.path(KEY);
         if let Some(bytes) = read(&path)? {
-            let seed = <[u8; 32]>::try_from(bytes.as_slice())
-                .map_err(|_| damaged(&path, "it should have 32 bytes; the device must be enrolled anew"))?;
+            let seed = <[u8; 32]>::try_from(bytes.as_slice()).map_err(|_| {
+                damaged(
+                    &path,
+                    "it should have 32 bytes; the device must be enrolled anew",
+                )
+            })?;
             return Ok(Ed25519Key::from_seed(seed));
         }
         let mut seed = Zeroizing::new([0; 32]);
@@ -179,7 +205,8 @@ impl StateDir {
     /// The file cannot be written.
     pub fn set_enrolment(&self, enrolment: &Enrolment) -> Result<(), StateError> {
         let file = EnrolmentFile::from(enrolment);
-        let text = serde_json::to_vec_pretty(&file).map_err(|error| damaged(&self.path(ENROLMENT), error))?;
+        let text = serde_json::to_vec_pretty(&file)
+            .map_err(|error| damaged(&self.path(ENROLMENT), error))?;
         self.write(ENROLMENT, &text)
     }
 
@@ -187,7 +214,12 @@ impl StateDir {
     /// good as none: the device's key obtains another.
     pub(crate) fn credential(&self) -> Option<SavedCredential> {
         let found = read(&self.path(CREDENTIAL)).and_then(|bytes| {
-            bytes.map(|bytes| parse_credential(&bytes).ok_or_else(|| damaged(&self.path(CREDENTIAL), "not a credential"))).transpose()
+            bytes
+                .map(|bytes| {
+                    parse_credential(&bytes)
+                        .ok_or_else(|| damaged(&self.path(CREDENTIAL), "not a credential"))
+                })
+                .transpose()
         });
         found.unwrap_or_else(|error| {
             tracing::warn!(event = "state", %error, "the saved credential is not used");
@@ -199,7 +231,9 @@ impl StateDir {
     pub(crate) fn trust_set(&self, pin: &RootHash) -> Option<VerifiedTrustSet> {
         let bytes = read(&self.path(TRUST_SET)).ok().flatten()?;
         VerifiedTrustSet::verify(&bytes, pin, 0)
-            .inspect_err(|error| tracing::warn!(event = "state", %error, "the saved trust set is not used"))
+            .inspect_err(
+                |error| tracing::warn!(event = "state", %error, "the saved trust set is not used"),
+            )
             .ok()
     }
 
@@ -216,13 +250,21 @@ impl StateDir {
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
         let path = self.path(name);
-        replace(&self.dir, name, bytes)
-            .map_err(|source| StateError::File { what: "write", path: path.display().to_string(), source })
+        replace(&self.dir, name, bytes).map_err(|source| StateError::File {
+            what: "write",
+            path: path.display().to_string(),
+            source,
+        })
     }
 
-    fn keep_relays(&self, relays: &[String]) -> Result<(), StateError> {
-        let _guard = self.enrolment.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let Some(mut enrolment) = self.enrolment()? else { return Ok(()) };
+    fn keep_relays(&self, relays: &[HostPort]) -> Result<(), StateError> {
+        let _guard = self
+            .enrolment
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Some(mut enrolment) = self.enrolment()? else {
+            return Ok(());
+        };
         if relays.is_empty() || enrolment.relays == relays {
             return Ok(());
         }
@@ -260,19 +302,24 @@ impl From<&Enrolment> for EnrolmentFile {
             namespace: enrolment.namespace.to_string(),
             name: enrolment.name.to_string(),
             root_hash: enrolment.root.to_string(),
-            relays: enrolment.relays.clone(),
+            relays: enrolment.relays.iter().map(ToString::to_string).collect(),
         }
     }
 }
 
 fn parse_enrolment(bytes: &[u8], path: &Path) -> Result<Enrolment, StateError> {
-    let file: EnrolmentFile = serde_json::from_slice(bytes).map_err(|error| damaged(path, error))?;
+    let file: EnrolmentFile =
+        serde_json::from_slice(bytes).map_err(|error| damaged(path, error))?;
+    let relays: Result<Vec<HostPort>, _> = file.relays.iter().map(|relay| relay.parse()).collect();
     Ok(Enrolment {
         trust_domain: TrustDomain::new(&file.trust_domain).map_err(|error| damaged(path, error))?,
         namespace: Label::new(&file.namespace).map_err(|error| damaged(path, error))?,
         name: Label::new(&file.name).map_err(|error| damaged(path, error))?,
-        root: file.root_hash.parse().map_err(|error| damaged(path, error))?,
-        relays: file.relays,
+        root: file
+            .root_hash
+            .parse()
+            .map_err(|error| damaged(path, error))?,
+        relays: relays.map_err(|error| damaged(path, error))?,
     })
 }
 
@@ -296,7 +343,8 @@ fn credential_json(credential: &SavedCredential) -> Zeroizing<Vec<u8>> {
     };
     // Room from the start: growing would leave copies of the secret behind.
     let mut text = Zeroizing::new(Vec::with_capacity(8 * 1024));
-    serde_json::to_writer(&mut *text, &file).expect("strings and numbers always serialise into memory");
+    serde_json::to_writer(&mut *text, &file)
+        .expect("strings and numbers always serialise into memory");
     text
 }
 
@@ -313,24 +361,38 @@ fn parse_credential(bytes: &[u8]) -> Option<SavedCredential> {
 }
 
 fn damaged(path: &Path, detail: impl ToString) -> StateError {
-    StateError::Damaged { path: path.display().to_string(), detail: detail.to_string() }
+    StateError::Damaged {
+        path: path.display().to_string(),
+        detail: detail.to_string(),
+    }
 }
 
 fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
-    let failed = |source| StateError::File { what: "read", path: path.display().to_string(), source };
+    let failed = |source| StateError::File {
+        what: "read",
+        path: path.display().to_string(),
+        source,
+    };
     match fs::metadata(path) {
         Ok(metadata) if metadata.len() > MAX_FILE => return Err(damaged(path, "it is too large")),
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),
     }
-    fs::read(path).map(|bytes| Some(Zeroizing::new(bytes))).map_err(failed)
+    fs::read(path)
+        .map(|bytes| Some(Zeroizing::new(bytes)))
+        .map_err(failed)
 }
 
 /// Replaces `dir/name` so that a crash leaves the old content or the new one.
 fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let beside = dir.join(format!("{name}.new"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&beside)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
     if let Err(error) = written {
         // A full disk must not leave half a secret lying about.
@@ -351,7 +413,7 @@ mod tests {
             namespace: Label::new("factory").unwrap(),
             name: Label::new("pump-7").unwrap(),
             root: RootHash([7; 32]),
-            relays: vec!["198.18.0.2:30740".to_owned()],
+            relays: vec!["198.18.0.2:30740".parse().unwrap()],
         }
     }
 
@@ -372,8 +434,13 @@ mod tests {
         let state = StateDir::open(parent.path().join("state")).unwrap();
         assert_eq!(state.enrolment().unwrap(), None);
         state.set_enrolment(&enrolment()).unwrap();
-        state.keep(&Keep::Relays(vec!["198.18.0.3:30740".to_owned()])).unwrap();
-        let expected = Enrolment { relays: vec!["198.18.0.3:30740".to_owned()], ..enrolment() };
+        state
+            .keep(&Keep::Relays(vec!["198.18.0.3:30740".parse().unwrap()]))
+            .unwrap();
+        let expected = Enrolment {
+            relays: vec!["198.18.0.3:30740".parse().unwrap()],
+            ..enrolment()
+        };
         assert_eq!(state.enrolment().unwrap(), Some(expected));
 
         let saved = SavedCredential {
@@ -384,9 +451,14 @@ mod tests {
             expires: UnixSeconds(20),
         };
         state.keep(&Keep::Credential(saved)).unwrap();
-        state.keep(&Keep::TimeFloor(UnixSeconds(1_800_000_000))).unwrap();
+        state
+            .keep(&Keep::TimeFloor(UnixSeconds(1_800_000_000)))
+            .unwrap();
         let found = state.credential().unwrap();
-        assert_eq!((*found.secret, found.full, found.expires), ([9; 32], vec![2, 3], UnixSeconds(20)));
+        assert_eq!(
+            (*found.secret, found.full, found.expires),
+            ([9; 32], vec![2, 3], UnixSeconds(20))
+        );
         assert_eq!(state.time_floor(), UnixSeconds(1_800_000_000));
     }
 
@@ -408,10 +480,19 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let dir = parent.path().join("state");
         let state = StateDir::open(&dir).unwrap();
-        assert!(matches!(StateDir::open(&dir), Err(StateError::Locked { .. })));
+        assert!(matches!(
+            StateDir::open(&dir),
+            Err(StateError::Locked { .. })
+        ));
         drop(state);
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
-        assert!(matches!(StateDir::open(&dir), Err(StateError::Open { mode: 0o755, .. })));
-        assert!(matches!(StateDir::open("/proc/nothing"), Err(StateError::Directory { .. })));
+        assert!(matches!(
+            StateDir::open(&dir),
+            Err(StateError::Open { mode: 0o755, .. })
+        ));
+        assert!(matches!(
+            StateDir::open("/proc/nothing"),
+            Err(StateError::Directory { .. })
+        ));
     }
 }

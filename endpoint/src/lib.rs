@@ -26,6 +26,7 @@ pub mod limits;
 pub mod link;
 mod metrics;
 mod node;
+pub mod portal;
 mod random;
 mod relays;
 mod sessions;

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use clap::Args;
 use fairway_daemon::{AdminArgs, AdminServer, DebugState, Drain, LogArgs, Readiness, Registry};
-use fairway_endpoint::{CredentialSource, Endpoint, EndpointConfig, Listen, Metrics, RelayUse, front_anchor};
+use fairway_endpoint::{
+    CredentialSource, Endpoint, EndpointConfig, Listen, Metrics, RelayUse, front_anchor,
+};
 use fairway_identity::Address;
 
 /// How long enrolments under way may take after SIGTERM.
@@ -20,7 +22,11 @@ pub(crate) struct FrontArgs {
     #[arg(long, env = "FAIRWAY_LISTEN", default_value = "0.0.0.0:7441")]
     listen: SocketAddr,
     /// The authority's Unix socket.
-    #[arg(long, env = "FAIRWAY_SOCKET", default_value = "/run/fairway/authority.sock")]
+    #[arg(
+        long,
+        env = "FAIRWAY_SOCKET",
+        default_value = "/run/fairway/authority.sock"
+    )]
     socket: PathBuf,
     #[command(flatten)]
     admin: AdminArgs,
@@ -41,15 +47,21 @@ pub(crate) async fn run(args: FrontArgs) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     let mut config = EndpointConfig::new(trust_domain, pin);
     config.metrics = Metrics::register(&mut registry);
-    config.credential = CredentialSource::Front { socket: args.socket.clone() };
-    config.listen = Some(Listen { address: args.listen, socket: args.socket.clone() });
+    config.credential = CredentialSource::Front {
+        socket: args.socket.clone(),
+    };
+    config.listen = Some(Listen {
+        address: args.listen,
+        socket: args.socket.clone(),
+    });
     config.names = vec![Address::Authority];
     config.relay_use = RelayUse::All;
     let readiness = Readiness::new();
     let credential = readiness.task("credential");
     let endpoint = Endpoint::start(config).await?;
     let shown = endpoint.clone();
-    let state: DebugState = Arc::new(move || serde_json::to_value(shown.status()).unwrap_or_default());
+    let state: DebugState =
+        Arc::new(move || serde_json::to_value(shown.status()).unwrap_or_default());
     let _admin = AdminServer::start(&args.admin, registry, readiness, drain.clone(), state).await?;
     let waiting = endpoint.clone();
     tokio::spawn(async move {

@@ -28,7 +28,9 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     // One thread: a sidecar's work is moving bytes, and an idle one should cost nothing.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         match args.command {
             Command::Run(args) => run::run(args).await,

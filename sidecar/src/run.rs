@@ -9,7 +9,9 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::Args;
 use fairway_daemon::{AdminArgs, AdminServer, DebugState, Drain, LogArgs, Readiness, Registry};
-use fairway_endpoint::portal::{Delivery, Inlet, InletSpec, ListenTable, Outlet, PortalMetrics, Proxy};
+use fairway_endpoint::portal::{
+    Delivery, Inlet, InletSpec, ListenTable, Outlet, PortalMetrics, Proxy,
+};
 use fairway_endpoint::{CredentialSource, Endpoint, EndpointConfig, Metrics, RelayUse};
 use fairway_identity::{RootHash, TrustDomain};
 use tokio::net::TcpListener;
@@ -34,7 +36,11 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "FAIRWAY_AUTHORITY")]
     authority: String,
     /// The pod's projected ServiceAccount token.
-    #[arg(long, env = "FAIRWAY_TOKEN_FILE", default_value = "/var/run/secrets/fairway/token")]
+    #[arg(
+        long,
+        env = "FAIRWAY_TOKEN_FILE",
+        default_value = "/var/run/secrets/fairway/token"
+    )]
     token_file: PathBuf,
     /// Loopback address of the HTTP proxy for *.fairway.internal.
     #[arg(long, env = "FAIRWAY_PROXY_LISTEN", default_value = "127.0.0.1:7480")]
@@ -56,7 +62,10 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<()> {
     let inlets = inlets(&args.inlets)?;
     let exposed = exposed_ports(&args.allow_exposed_ports)?;
     if !args.proxy_listen.ip().is_loopback() {
-        bail!("--proxy-listen {} is not loopback: whoever reaches it speaks with this pod's identity", args.proxy_listen);
+        bail!(
+            "--proxy-listen {} is not loopback: whoever reaches it speaks with this pod's identity",
+            args.proxy_listen
+        );
     }
     tracing::info!(event = "start", version = env!("CARGO_PKG_VERSION"), trust_domain = %args.trust_domain, authority = %args.authority, ?inlets, ?exposed);
 
@@ -65,14 +74,20 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<()> {
     let readiness = Readiness::new();
     let credential = readiness.task("credential");
     let mut registry = Registry::default();
-    let (metrics, portals) = (Metrics::register(&mut registry), PortalMetrics::register(&mut registry));
+    let (metrics, portals) = (
+        Metrics::register(&mut registry),
+        PortalMetrics::register(&mut registry),
+    );
     let (incoming, accepted) = mpsc::channel(INCOMING);
     let mut config = settings(&args)?;
     config.metrics = metrics;
     config.incoming = Some(incoming);
     let endpoint = Endpoint::start(config).await?;
 
-    let delivery = Delivery::Pod { listening: ListenTable::of_this_namespace(), exposed };
+    let delivery = Delivery::Pod {
+        listening: ListenTable::of_this_namespace(),
+        exposed,
+    };
     tokio::spawn(Outlet::new(delivery, portals.clone()).serve(accepted, drain.clone()));
     for spec in &inlets {
         let inlet = Inlet::bind(spec, endpoint.clone(), portals.clone()).await?;
@@ -85,7 +100,8 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<()> {
 
     // Last: the startup probe asks here, and by now every listener is up.
     let shown = endpoint.clone();
-    let state: DebugState = Arc::new(move || serde_json::to_value(shown.status()).unwrap_or_default());
+    let state: DebugState =
+        Arc::new(move || serde_json::to_value(shown.status()).unwrap_or_default());
     let _admin = AdminServer::start(&args.admin, registry, readiness, drain.clone(), state).await?;
     let waiting = endpoint.clone();
     tokio::spawn(async move {
@@ -105,20 +121,32 @@ fn settings(args: &RunArgs) -> anyhow::Result<EndpointConfig> {
     let trust_domain = TrustDomain::new(&args.trust_domain).context("--trust-domain")?;
     let pin: RootHash = args.root_hash.parse().context("--root-hash")?;
     let mut config = EndpointConfig::new(trust_domain, pin);
-    config.credential = CredentialSource::Workload { token: args.token_file.clone() };
-    config.authority = Some(args.authority.clone());
+    config.credential = CredentialSource::Workload {
+        token: args.token_file.clone(),
+    };
+    config.authority = Some(args.authority.parse().context("--authority")?);
     config.relay_use = RelayUse::All;
     Ok(config)
 }
 
 fn inlets(texts: &[String]) -> anyhow::Result<Vec<InletSpec>> {
     let present = texts.iter().filter(|text| !text.trim().is_empty());
-    present.map(|text| text.parse().with_context(|| format!("inlet {text}"))).collect()
+    present
+        .map(|text| text.parse().with_context(|| format!("inlet {text}")))
+        .collect()
 }
 
 fn exposed_ports(texts: &[String]) -> anyhow::Result<BTreeSet<u16>> {
-    let present = texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
-    present.map(|text| text.parse().with_context(|| format!("exposed port {text}: write a number from 1 to 65535"))).collect()
+    let present = texts
+        .iter()
+        .map(|text| text.trim())
+        .filter(|text| !text.is_empty());
+    present
+        .map(|text| {
+            text.parse()
+                .with_context(|| format!("exposed port {text}: write a number from 1 to 65535"))
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -128,8 +156,16 @@ mod tests {
     #[test]
     fn lists_may_be_empty_and_say_what_is_wrong() {
         assert!(inlets(&["".to_owned()]).unwrap().is_empty());
-        assert_eq!(exposed_ports(&["80".to_owned(), " 443".to_owned()]).unwrap(), BTreeSet::from([80, 443]));
-        assert!(exposed_ports(&["http".to_owned()]).unwrap_err().to_string().contains("http"));
+        assert_eq!(
+            exposed_ports(&["80".to_owned(), " 443".to_owned()]).unwrap(),
+            BTreeSet::from([80, 443])
+        );
+        assert!(
+            exposed_ports(&["http".to_owned()])
+                .unwrap_err()
+                .to_string()
+                .contains("http")
+        );
         assert!(inlets(&["80".to_owned()]).is_err());
     }
 }

@@ -30,9 +30,22 @@ pub(crate) struct End {
 }
 
 impl Connection {
-    pub(crate) fn start(metrics: &PortalMetrics, direction: Direction, destination: String, port: u16) -> Self {
+    pub(crate) fn start(
+        metrics: &PortalMetrics,
+        direction: Direction,
+        destination: String,
+        port: u16,
+    ) -> Self {
         let (metrics, started) = (metrics.clone(), Instant::now());
-        Self { metrics, direction, peer: None, destination, port, policy: None, started }
+        Self {
+            metrics,
+            direction,
+            peer: None,
+            destination,
+            port,
+            policy: None,
+            started,
+        }
     }
 
     pub(crate) fn peer(&mut self, peer: impl ToString) {
@@ -65,7 +78,17 @@ impl Connection {
 
 impl End {
     /// Nothing flowed.
-    pub(crate) fn without_bytes(outcome: Outcome, reason: impl Into<Cow<'static, str>>, detail: impl ToString) -> Self {
-        Self { outcome, reason: reason.into(), detail: detail.to_string(), from_peer: 0, to_peer: 0 }
+    pub(crate) fn without_bytes(
+        outcome: Outcome,
+        reason: impl Into<Cow<'static, str>>,
+        detail: impl ToString,
+    ) -> Self {
+        Self {
+            outcome,
+            reason: reason.into(),
+            detail: detail.to_string(),
+            from_peer: 0,
+            to_peer: 0,
+        }
     }
 }

@@ -21,7 +21,10 @@ pub(crate) type Body = BoxBody<Bytes, hyper::Error>;
 
 /// Sends `request` over `io`, as origin-form with a `Host`, and returns the answer.
 /// The connection lives as long as the bodies do.
-pub(crate) async fn send<IO>(io: IO, mut request: Request<Incoming>) -> Result<Response<Body>, hyper::Error>
+pub(crate) async fn send<IO>(
+    io: IO,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, hyper::Error>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -33,8 +36,10 @@ where
         sender.send_request(request).await?
     } else {
         to_origin_form(&mut request);
-        let (mut sender, connection) =
-            hyper::client::conn::http1::Builder::new().max_buf_size(HEAD_SIZE).handshake(TokioIo::new(io)).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+            .max_buf_size(HEAD_SIZE)
+            .handshake(TokioIo::new(io))
+            .await?;
         tokio::spawn(drive(connection));
         sender.send_request(request).await?
     };
@@ -46,7 +51,11 @@ where
 /// The parser of every connection that speaks HTTP to a portal: HTTP/1.1 and h2c.
 pub(crate) fn server() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_SIZE);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_SIZE);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -62,14 +71,24 @@ pub(crate) fn refusal(status: StatusCode, reason: &str, text: &str) -> Response<
     let mut response = Response::new(Full::new(body).map_err(|never| match never {}).boxed());
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    headers.insert(REASON, HeaderValue::from_str(reason).unwrap_or(HeaderValue::from_static("unknown")));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    headers.insert(
+        REASON,
+        HeaderValue::from_str(reason).unwrap_or(HeaderValue::from_static("unknown")),
+    );
     response
 }
 
 /// An empty 200.
 pub(crate) fn connected() -> Response<Body> {
-    Response::new(Full::new(Bytes::new()).map_err(|never| match never {}).boxed())
+    Response::new(
+        Full::new(Bytes::new())
+            .map_err(|never| match never {})
+            .boxed(),
+    )
 }
 
 /// The text of an error with its causes.
@@ -98,7 +117,11 @@ fn to_origin_form(request: &mut Request<Incoming>) {
     {
         request.headers_mut().insert(header::HOST, host);
     }
-    let path = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+    let path = request
+        .uri()
+        .path_and_query()
+        .cloned()
+        .unwrap_or(PathAndQuery::from_static("/"));
     *request.uri_mut() = Uri::from(path);
     *request.version_mut() = Version::HTTP_11;
 }

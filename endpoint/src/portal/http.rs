@@ -49,10 +49,15 @@ pub enum Ambiguous {
 /// # Errors
 /// The first ambiguity found.
 pub fn check(uri: &Uri, headers: &HeaderMap) -> Result<(), Ambiguous> {
-    if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
+    if headers.contains_key(header::TRANSFER_ENCODING)
+        && headers.contains_key(header::CONTENT_LENGTH)
+    {
         return Err(Ambiguous::Framing);
     }
-    for (name, text) in [(header::CONTENT_LENGTH, "content-length"), (header::HOST, "host")] {
+    for (name, text) in [
+        (header::CONTENT_LENGTH, "content-length"),
+        (header::HOST, "host"),
+    ] {
         if headers.get_all(name).iter().nth(1).is_some() {
             return Err(Ambiguous::Repeated(text));
         }
@@ -118,7 +123,15 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
         headers.remove(name);
     }
     let te_trailers = headers.get(header::TE).is_some_and(|te| te == "trailers");
-    for name in ["connection", "proxy-connection", "keep-alive", "te", "upgrade", "proxy-authorization", "proxy-authenticate"] {
+    for name in [
+        "connection",
+        "proxy-connection",
+        "keep-alive",
+        "te",
+        "upgrade",
+        "proxy-authorization",
+        "proxy-authenticate",
+    ] {
         headers.remove(name);
     }
     // gRPC will not speak to a server that it cannot tell that it reads trailers.
@@ -145,14 +158,24 @@ pub(crate) fn encode_attributes<'a>(pairs: impl IntoIterator<Item = (&'a str, &'
     let encode = |text: &str| {
         text.bytes().fold(String::new(), |mut out, byte| {
             match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' | b':' => out.push(byte.into()),
+                b'a'..=b'z'
+                | b'A'..=b'Z'
+                | b'0'..=b'9'
+                | b'-'
+                | b'.'
+                | b'_'
+                | b'~'
+                | b'/'
+                | b':' => out.push(byte.into()),
                 _ => out.push_str(&format!("%{byte:02X}")),
             }
             out
         })
     };
-    let pairs: Vec<String> =
-        pairs.into_iter().map(|(key, value)| format!("{}={}", encode(key), encode(value))).collect();
+    let pairs: Vec<String> = pairs
+        .into_iter()
+        .map(|(key, value)| format!("{}={}", encode(key), encode(value)))
+        .collect();
     pairs.join(",")
 }
 
@@ -161,7 +184,15 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
-        pairs.iter().map(|(k, v)| (k.parse::<HeaderName>().unwrap(), v.parse::<HeaderValue>().unwrap())).collect()
+        pairs
+            .iter()
+            .map(|(k, v)| {
+                (
+                    k.parse::<HeaderName>().unwrap(),
+                    v.parse::<HeaderValue>().unwrap(),
+                )
+            })
+            .collect()
     }
 
     #[test]
@@ -202,7 +233,10 @@ mod tests {
         let hosts = headers(&[("host", "a"), ("host", "b")]);
         assert_eq!(check(&uri, &hosts), Err(Ambiguous::Repeated("host")));
         let lengths = headers(&[("content-length", "1"), ("content-length", "1")]);
-        assert_eq!(check(&uri, &lengths), Err(Ambiguous::Repeated("content-length")));
+        assert_eq!(
+            check(&uri, &lengths),
+            Err(Ambiguous::Repeated("content-length"))
+        );
     }
 
     #[test]
@@ -215,12 +249,20 @@ mod tests {
             ("x-fairway-peer", "kept: it is not ours"),
         ]);
         remove_reserved(&mut map);
-        assert_eq!(map.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-fairway-peer"]);
+        assert_eq!(
+            map.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
+            ["x-fairway-peer"]
+        );
     }
 
     #[test]
     fn connection_cannot_name_headers_away_that_are_added_later() {
-        let mut map = headers(&[("connection", "fairway-peer, x-secret"), ("x-secret", "1"), ("te", "trailers"), ("keep", "1")]);
+        let mut map = headers(&[
+            ("connection", "fairway-peer, x-secret"),
+            ("x-secret", "1"),
+            ("te", "trailers"),
+            ("keep", "1"),
+        ]);
         remove_hop_by_hop(&mut map);
         map.insert(PEER, HeaderValue::from_static("spiffe://real"));
         assert!(map.contains_key(PEER) && map.contains_key("keep") && map.contains_key("te"));
@@ -229,6 +271,9 @@ mod tests {
 
     #[test]
     fn attributes_cannot_break_out() {
-        assert_eq!(encode_attributes([("site", "oslo"), ("note", "a,b=c\r\nx")]), "site=oslo,note=a%2Cb%3Dc%0D%0Ax");
+        assert_eq!(
+            encode_attributes([("site", "oslo"), ("note", "a,b=c\r\nx")]),
+            "site=oslo,note=a%2Cb%3Dc%0D%0Ax"
+        );
     }
 }

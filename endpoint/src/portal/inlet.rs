@@ -29,7 +29,9 @@ pub struct InletSpec {
 #[derive(Debug, thiserror::Error)]
 pub enum InletError {
     /// Not `PORT=HOST:PORT`.
-    #[error("an inlet is written PORT=HOST:PORT, such as 1883=mosquitto.factory.svc.fairway.internal:1883; this is not: {0}")]
+    #[error(
+        "an inlet is written PORT=HOST:PORT, such as 1883=mosquitto.factory.svc.fairway.internal:1883; this is not: {0}"
+    )]
     Form(String),
     /// The destination is no Fairway address.
     #[error("the inlet's destination {text} is not usable")]
@@ -41,7 +43,9 @@ pub enum InletError {
         source: AddressError,
     },
     /// It would listen where others than local apps can connect.
-    #[error("an inlet may listen on loopback only, not on {0}: whoever reaches it speaks with this endpoint's identity")]
+    #[error(
+        "an inlet may listen on loopback only, not on {0}: whoever reaches it speaks with this endpoint's identity"
+    )]
     NotLoopback(SocketAddr),
     /// The port is taken.
     #[error("cannot listen on {address}: is another process using it?")]
@@ -59,13 +63,27 @@ impl FromStr for InletSpec {
 
     /// Reads `PORT=HOST:PORT`, the form of the annotation `fairway.dev/inlets`.
     fn from_str(text: &str) -> Result<Self, InletError> {
-        let (port, destination) = text.trim().split_once('=').ok_or_else(|| InletError::Form(text.to_owned()))?;
-        let port = port.trim().parse().ok().filter(|&port: &u16| port != 0).ok_or_else(|| InletError::Form(text.to_owned()))?;
+        let (port, destination) = text
+            .trim()
+            .split_once('=')
+            .ok_or_else(|| InletError::Form(text.to_owned()))?;
+        let port = port
+            .trim()
+            .parse()
+            .ok()
+            .filter(|&port: &u16| port != 0)
+            .ok_or_else(|| InletError::Form(text.to_owned()))?;
         let to = destination
             .trim()
             .parse()
-            .map_err(|source| InletError::Destination { text: destination.trim().to_owned(), source })?;
-        Ok(Self { listen: (Ipv4Addr::LOCALHOST, port).into(), to })
+            .map_err(|source| InletError::Destination {
+                text: destination.trim().to_owned(),
+                source,
+            })?;
+        Ok(Self {
+            listen: (Ipv4Addr::LOCALHOST, port).into(),
+            to,
+        })
     }
 }
 
@@ -83,14 +101,27 @@ impl Inlet {
     ///
     /// # Errors
     /// The address is not loopback or is taken.
-    pub async fn bind(spec: &InletSpec, endpoint: Endpoint, metrics: PortalMetrics) -> Result<Self, InletError> {
+    pub async fn bind(
+        spec: &InletSpec,
+        endpoint: Endpoint,
+        metrics: PortalMetrics,
+    ) -> Result<Self, InletError> {
         if !spec.listen.ip().is_loopback() {
             return Err(InletError::NotLoopback(spec.listen));
         }
-        let listener = TcpListener::bind(spec.listen)
-            .await
-            .map_err(|source| InletError::Listen { address: spec.listen, source })?;
-        Ok(Self { listener, to: spec.to.clone(), endpoint, metrics })
+        let listener =
+            TcpListener::bind(spec.listen)
+                .await
+                .map_err(|source| InletError::Listen {
+                    address: spec.listen,
+                    source,
+                })?;
+        Ok(Self {
+            listener,
+            to: spec.to.clone(),
+            endpoint,
+            metrics,
+        })
     }
 
     /// Where it listens.
@@ -119,7 +150,12 @@ impl Inlet {
 
     async fn connect(&self, socket: TcpStream) {
         let Destination { address, port } = &self.to;
-        let mut connection = Connection::start(&self.metrics, Direction::Outbound, address.to_string(), *port);
+        let mut connection = Connection::start(
+            &self.metrics,
+            Direction::Outbound,
+            address.to_string(),
+            *port,
+        );
         let request = OpenRequest::port(*port);
         let end = match self.endpoint.open(address, request).await {
             Ok(stream) => {
@@ -127,7 +163,11 @@ impl Inlet {
                 joined(join(socket, stream, Bytes::new()).await)
             }
             Err(error) => {
-                let outcome = if error.is_denied() { Outcome::Denied } else { Outcome::Failed };
+                let outcome = if error.is_denied() {
+                    Outcome::Denied
+                } else {
+                    Outcome::Failed
+                };
                 End::without_bytes(outcome, error.reason().into_owned(), &error)
             }
         };
@@ -188,10 +228,20 @@ mod tests {
 
     #[test]
     fn the_annotation_form() {
-        let spec: InletSpec = " 1883 = mosquitto.factory.svc.fairway.internal:1884".parse().unwrap();
+        let spec: InletSpec = " 1883 = mosquitto.factory.svc.fairway.internal:1884"
+            .parse()
+            .unwrap();
         assert_eq!(spec.listen, "127.0.0.1:1883".parse().unwrap());
         assert_eq!(spec.to.port, 1884);
-        for bad in ["", "1883", "1883=", "0=a.b.svc.fairway.internal:1", "70000=a.b.svc.fairway.internal:1", "1=example.com:80", "1=a.b.svc.fairway.internal"] {
+        for bad in [
+            "",
+            "1883",
+            "1883=",
+            "0=a.b.svc.fairway.internal:1",
+            "70000=a.b.svc.fairway.internal:1",
+            "1=example.com:80",
+            "1=a.b.svc.fairway.internal",
+        ] {
             assert!(bad.parse::<InletSpec>().is_err(), "{bad}");
         }
     }

@@ -32,7 +32,9 @@ impl ListenTable {
 
     /// A table read from the files `tcp` and `tcp6` below `proc_net`.
     pub fn at(proc_net: impl AsRef<Path>) -> Self {
-        Self { proc_net: proc_net.as_ref().to_owned() }
+        Self {
+            proc_net: proc_net.as_ref().to_owned(),
+        }
     }
 
     /// How `port` is listened on right now.
@@ -94,7 +96,9 @@ fn parse_address(hex: &str) -> Option<IpAddr> {
 fn is_loopback(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_loopback(),
-        IpAddr::V6(v6) => v6.is_loopback() || v6.to_ipv4_mapped().is_some_and(|v4| v4.is_loopback()),
+        IpAddr::V6(v6) => {
+            v6.is_loopback() || v6.to_ipv4_mapped().is_some_and(|v4| v4.is_loopback())
+        }
     }
 }
 
@@ -112,7 +116,10 @@ mod tests {
         let port = |l: &TcpListener| l.local_addr().unwrap().port();
         assert_eq!(table.look_up(port(&loopback)).unwrap(), Listening::Loopback);
         let any = IpAddr::from([0, 0, 0, 0]);
-        assert_eq!(table.look_up(port(&exposed)).unwrap(), Listening::Exposed(any));
+        assert_eq!(
+            table.look_up(port(&exposed)).unwrap(),
+            Listening::Exposed(any)
+        );
         let gone = port(&loopback);
         drop(loopback);
         assert_eq!(table.look_up(gone).unwrap(), Listening::Nobody);
@@ -121,7 +128,10 @@ mod tests {
     #[test]
     fn words_are_in_host_order() {
         let v4 = u32::from_ne_bytes([127, 0, 0, 1]);
-        assert_eq!(parse_address(&format!("{v4:08X}")), Some(Ipv4Addr::LOCALHOST.into()));
+        assert_eq!(
+            parse_address(&format!("{v4:08X}")),
+            Some(Ipv4Addr::LOCALHOST.into())
+        );
         let last = u32::from_ne_bytes([0, 0, 0, 1]);
         let v6 = format!("{}{last:08X}", "0".repeat(24));
         assert_eq!(parse_address(&v6), Some(Ipv6Addr::LOCALHOST.into()));
@@ -131,7 +141,13 @@ mod tests {
 
     #[test]
     fn a_line_that_is_not_understood_is_no_listener() {
-        for line in ["", " 0:", " 0: zz:1F90 0:0 0A", " 0: 0100007F:1F90", " 0: 0100007F:XYZ 0:0 0A"] {
+        for line in [
+            "",
+            " 0:",
+            " 0: zz:1F90 0:0 0A",
+            " 0: 0100007F:1F90",
+            " 0: 0100007F:XYZ 0:0 0A",
+        ] {
             let table = format!("header\n{line}\n");
             assert_eq!(listeners(&table, 8080).count(), 0, "{line}");
         }

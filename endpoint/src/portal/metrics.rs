@@ -45,19 +45,45 @@ impl PortalMetrics {
     /// Makes the metrics and registers them.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        registry.register("fairway_connections", "Connections of local apps, by direction and decision", metrics.connections.clone());
-        registry.register("fairway_http_requests", "HTTP requests decided one by one", metrics.requests.clone());
-        registry.register("fairway_received_bytes", "Plaintext bytes from peers to local apps", metrics.from_peers.clone());
-        registry.register("fairway_sent_bytes", "Plaintext bytes from local apps to peers", metrics.to_peers.clone());
+        registry.register(
+            "fairway_connections",
+            "Connections of local apps, by direction and decision",
+            metrics.connections.clone(),
+        );
+        registry.register(
+            "fairway_http_requests",
+            "HTTP requests decided one by one",
+            metrics.requests.clone(),
+        );
+        registry.register(
+            "fairway_received_bytes",
+            "Plaintext bytes from peers to local apps",
+            metrics.from_peers.clone(),
+        );
+        registry.register(
+            "fairway_sent_bytes",
+            "Plaintext bytes from local apps to peers",
+            metrics.to_peers.clone(),
+        );
         metrics
     }
 
     pub(crate) fn count(&self, direction: Direction, decision: Outcome) {
-        self.connections.get_or_create(&Labels { direction, decision }).inc();
+        self.connections
+            .get_or_create(&Labels {
+                direction,
+                decision,
+            })
+            .inc();
     }
 
     pub(crate) fn count_request(&self, decision: Outcome) {
-        self.requests.get_or_create(&Labels { direction: Direction::Inbound, decision }).inc();
+        self.requests
+            .get_or_create(&Labels {
+                direction: Direction::Inbound,
+                decision,
+            })
+            .inc();
     }
 
     pub(crate) fn bytes(&self, from_peer: u64, to_peer: u64) {

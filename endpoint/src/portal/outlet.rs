@@ -13,7 +13,9 @@ use ::http::{HeaderMap, Request, Response, StatusCode};
 use bytes::Bytes;
 use fairway_daemon::Drain;
 use fairway_policy::Decision;
-use fairway_session::{Door, Grant, HttpAnswer, HttpPass, OpenRequest, PeerInfo, Permit, Refusal, code};
+use fairway_session::{
+    Door, Grant, HttpAnswer, HttpPass, OpenRequest, PeerInfo, Permit, Refusal, code,
+};
 use http_body_util::BodyExt as _;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -59,7 +61,10 @@ pub struct Outlet {
 impl Outlet {
     /// An outlet that delivers as `delivery` says.
     pub fn new(delivery: Delivery, metrics: PortalMetrics) -> Self {
-        Self { delivery: Arc::new(delivery), metrics }
+        Self {
+            delivery: Arc::new(delivery),
+            metrics,
+        }
     }
 
     /// Serves what comes in, until the endpoint ends. Each stream has a task
@@ -78,29 +83,44 @@ impl Outlet {
     }
 
     async fn deliver(&self, incoming: Incoming) {
-        let Incoming { grant, open, mut stream } = incoming;
-        let (door, http) = match grant.permit() {
+        let (door, http) = match incoming.grant.permit() {
             Permit::Tcp(door) => (door.clone(), false),
             Permit::Http(door) => (door.clone(), true),
             // Control streams go to the authority's front, never to an app.
-            Permit::Control => return stream.refuse(Refusal::new(code::NO_CONTROL, "no app takes control streams")),
+            Permit::Control => {
+                return incoming.refuse(&Refusal::new(
+                    code::NO_CONTROL,
+                    "no app takes control streams",
+                ));
+            }
         };
-        let mut connection = Connection::start(&self.metrics, Direction::Inbound, door.service.clone(), door.local_port);
+        let grant = &incoming.grant;
+        let mut connection = Connection::start(
+            &self.metrics,
+            Direction::Inbound,
+            door.service.clone(),
+            door.local_port,
+        );
         connection.peer(grant.peer());
         connection.policy(grant.decision().and_then(|decision| decision.by.as_ref()));
-        audit(&grant);
-        let end = match self.connect(&door).await {
-            Ok(socket) => {
-                stream.accept();
-                if http {
-                    self.serve_http(App::new(self.clone(), socket, door, grant), &open, stream).await
-                } else {
-                    joined(join(socket, stream, Bytes::new()).await)
-                }
+        audit(grant);
+        let connected = self.connect(&door).await;
+        // The grant is asked again here: the rules may have changed meanwhile.
+        let accepted = connected.and_then(|socket| incoming.accept().map(|()| socket));
+        let end = match accepted {
+            Ok(socket) if http => {
+                let Incoming {
+                    grant,
+                    open,
+                    stream,
+                } = incoming;
+                self.serve_http(App::new(self.clone(), socket, door, grant), &open, stream)
+                    .await
             }
+            Ok(socket) => joined(join(socket, incoming.stream, Bytes::new()).await),
             Err(refusal) => {
                 let end = End::without_bytes(Outcome::Failed, refusal.word(), &refusal.text);
-                stream.refuse(refusal);
+                incoming.refuse(&refusal);
                 end
             }
         };
@@ -115,9 +135,15 @@ impl Outlet {
                 let _ = socket.set_nodelay(true);
                 Ok(socket)
             }
-            Ok(Err(error)) => Err(Refusal::new(code::CONNECT_REFUSED, format!("the app at {address} cannot be connected to: {error}"))),
+            Ok(Err(error)) => Err(Refusal::new(
+                code::CONNECT_REFUSED,
+                format!("the app at {address} cannot be connected to: {error}"),
+            )),
             Err(_) => {
-                let text = format!("the app at {address} did not accept within {} s", CONNECT_TIMEOUT.as_secs());
+                let text = format!(
+                    "the app at {address} did not accept within {} s",
+                    CONNECT_TIMEOUT.as_secs()
+                );
                 Err(Refusal::new(code::CONNECT_TIMEOUT, text))
             }
         }
@@ -132,22 +158,36 @@ impl Outlet {
                 }
                 Ok((Ipv4Addr::LOCALHOST, port).into())
             }
-            Delivery::Device { services } => services.get(&door.service).copied().ok_or_else(|| {
-                Refusal::new(code::NOT_LISTENING, format!("the device's config has no service {}", door.service))
-            }),
+            Delivery::Device { services } => {
+                services.get(&door.service).copied().ok_or_else(|| {
+                    Refusal::new(
+                        code::NOT_LISTENING,
+                        format!("the device's config has no service {}", door.service),
+                    )
+                })
+            }
         }
     }
 
     async fn serve_http(&self, app: App, open: &OpenRequest, stream: Stream) -> End {
-        let traceparent = open.traceparent.as_deref().and_then(|text| HeaderValue::from_str(text).ok());
+        let traceparent = open
+            .traceparent
+            .as_deref()
+            .and_then(|text| HeaderValue::from_str(text).ok());
         let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
             let app = app.clone();
             if let Some(parent) = &traceparent {
-                request.headers_mut().entry("traceparent").or_insert_with(|| parent.clone());
+                request
+                    .headers_mut()
+                    .entry("traceparent")
+                    .or_insert_with(|| parent.clone());
             }
             async move { Ok::<_, std::convert::Infallible>(app.handle(request).await) }
         });
-        match forward::server().serve_connection(TokioIo::new(stream), service).await {
+        match forward::server()
+            .serve_connection(TokioIo::new(stream), service)
+            .await
+        {
             Ok(()) => End::without_bytes(Outcome::Allowed, "done", ""),
             Err(error) => End::without_bytes(Outcome::Allowed, "reset", chain(&*error)),
         }
@@ -156,7 +196,11 @@ impl Outlet {
 
 /// Audited policies never change a verdict; this is how they are seen.
 fn audit(grant: &Grant) {
-    for audited in grant.decision().into_iter().flat_map(|decision| &decision.audited) {
+    for audited in grant
+        .decision()
+        .into_iter()
+        .flat_map(|decision| &decision.audited)
+    {
         tracing::info!(event = "audit", peer = %grant.peer(), policy = %audited.policy, action = ?audited.action);
     }
 }
@@ -167,10 +211,18 @@ fn require_loopback(listening: &ListenTable, port: u16) -> Result<(), Refusal> {
         Ok(Listening::Loopback) => Ok(()),
         Ok(Listening::Exposed(address)) => Err(Refusal::new(
             code::EXPOSED_PORT,
-            format!("the app listens on {address}:{port}, which can be reached without Fairway; let it listen on 127.0.0.1, or accept the risk with the annotation fairway.dev/allow-exposed-ports: \"{port}\""),
+            format!(
+                "the app listens on {address}:{port}, which can be reached without Fairway; let it listen on 127.0.0.1, or accept the risk with the annotation fairway.dev/allow-exposed-ports: \"{port}\""
+            ),
         )),
-        Ok(Listening::Nobody) => Err(Refusal::new(code::NOT_LISTENING, format!("no app listens on port {port}"))),
-        Err(error) => Err(Refusal::new(code::NOT_LISTENING, format!("cannot tell who listens on port {port}: {error}"))),
+        Ok(Listening::Nobody) => Err(Refusal::new(
+            code::NOT_LISTENING,
+            format!("no app listens on port {port}"),
+        )),
+        Err(error) => Err(Refusal::new(
+            code::NOT_LISTENING,
+            format!("cannot tell who listens on port {port}: {error}"),
+        )),
     }
 }
 
@@ -188,7 +240,12 @@ struct AppInner {
 
 impl App {
     fn new(outlet: Outlet, first: TcpStream, door: Door, grant: Grant) -> Self {
-        Self(Arc::new(AppInner { outlet, first: Mutex::new(Some(first)), door, grant }))
+        Self(Arc::new(AppInner {
+            outlet,
+            first: Mutex::new(Some(first)),
+            door,
+            grant,
+        }))
     }
 
     async fn handle(&self, request: Request<hyper::body::Incoming>) -> Response<Body> {
@@ -197,13 +254,21 @@ impl App {
         self.decide(request, &span).instrument(span.clone()).await
     }
 
-    async fn decide(&self, request: Request<hyper::body::Incoming>, span: &tracing::Span) -> Response<Body> {
+    async fn decide(
+        &self,
+        request: Request<hyper::body::Incoming>,
+        span: &tracing::Span,
+    ) -> Response<Body> {
         let metrics = &self.0.outlet.metrics;
         if let Err(error) = http::check(request.uri(), request.headers()) {
             metrics.count_request(Outcome::Failed);
             return refusal(StatusCode::BAD_REQUEST, "bad-request", &error.to_string());
         }
-        match self.0.grant.authorize_http(request.method().as_str(), request.uri().path()) {
+        match self
+            .0
+            .grant
+            .authorize_http(request.method().as_str(), request.uri().path())
+        {
             HttpAnswer::Allowed { pass, .. } => {
                 metrics.count_request(Outcome::Allowed);
                 self.pass_on(request, pass, span).await
@@ -219,16 +284,29 @@ impl App {
         }
     }
 
-    fn deny(&self, request: &Request<hyper::body::Incoming>, decision: &Decision) -> Response<Body> {
+    fn deny(
+        &self,
+        request: &Request<hyper::body::Incoming>,
+        decision: &Decision,
+    ) -> Response<Body> {
         let text = match (&decision.reason, &decision.by) {
             (Some(reason), _) => reason.to_string(),
-            (None, by) => format!("denied by {}", by.as_ref().map_or("default".to_owned(), ToString::to_string)),
+            (None, by) => format!(
+                "denied by {}",
+                by.as_ref()
+                    .map_or("default".to_owned(), ToString::to_string)
+            ),
         };
         tracing::info!(event = "request", peer = %self.0.grant.peer(), method = %request.method(), path = request.uri().path(), decision = "denied", reason = "policy-denied", detail = %text);
         refusal(StatusCode::FORBIDDEN, "policy-denied", &text)
     }
 
-    async fn pass_on(&self, mut request: Request<hyper::body::Incoming>, pass: HttpPass, span: &tracing::Span) -> Response<Body> {
+    async fn pass_on(
+        &self,
+        mut request: Request<hyper::body::Incoming>,
+        pass: HttpPass,
+        span: &tracing::Span,
+    ) -> Response<Body> {
         introduce(request.headers_mut(), self.0.grant.peer());
         trace::hand_on(span, request.headers_mut());
         let socket = match self.socket().await {
@@ -253,7 +331,12 @@ impl App {
     }
 
     async fn socket(&self) -> Result<TcpStream, Refusal> {
-        let first = self.0.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let first = self
+            .0
+            .first
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         match first {
             Some(socket) => Ok(socket),
             None => self.0.outlet.connect(&self.0.door).await,
@@ -265,10 +348,19 @@ impl App {
 fn introduce(headers: &mut HeaderMap, peer: &PeerInfo) {
     http::remove_hop_by_hop(headers);
     http::remove_reserved(headers);
-    let Some(verified) = peer.verified() else { return };
-    let pairs = verified.attributes().iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let Some(verified) = peer.verified() else {
+        return;
+    };
+    let pairs = verified
+        .attributes()
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str()));
     let attributes = http::encode_attributes(pairs);
-    let authentication = format!("live; issued={}; expires={}", verified.issued_at(), verified.expires());
+    let authentication = format!(
+        "live; issued={}; expires={}",
+        verified.issued_at(),
+        verified.expires()
+    );
     for (name, value) in [
         (http::PEER, peer.to_string()),
         (http::PEER_ATTRIBUTES, attributes),
@@ -295,8 +387,13 @@ mod tests {
         assert!(require_loopback(&table, port(&loopback)).is_ok());
         let refused = require_loopback(&table, port(&exposed)).unwrap_err();
         assert_eq!(refused.code, code::EXPOSED_PORT);
-        assert!(refused.text.contains("allow-exposed-ports"), "{}", refused.text);
-        let unreadable = require_loopback(&ListenTable::at("/nonexistent"), port(&loopback)).unwrap_err();
+        assert!(
+            refused.text.contains("allow-exposed-ports"),
+            "{}",
+            refused.text
+        );
+        let unreadable =
+            require_loopback(&ListenTable::at("/nonexistent"), port(&loopback)).unwrap_err();
         assert_eq!(unreadable.code, code::NOT_LISTENING);
     }
 }

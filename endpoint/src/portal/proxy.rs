@@ -32,7 +32,9 @@ pub struct Proxy {
 /// Why a request names no destination.
 #[derive(Debug, thiserror::Error)]
 enum BadTarget {
-    #[error("this is a proxy: send the absolute form (GET http://HOST:PORT/PATH) or CONNECT HOST:PORT")]
+    #[error(
+        "this is a proxy: send the absolute form (GET http://HOST:PORT/PATH) or CONNECT HOST:PORT"
+    )]
     NotAProxyRequest,
     #[error("only http:// is proxied; the channel itself is encrypted end to end")]
     Scheme,
@@ -106,7 +108,12 @@ impl Proxy {
         let span = tracing::info_span!("proxy", otel.kind = "client", destination = %to.address, port = to.port, method = %request.method());
         trace::continue_from(&span, request.headers());
         trace::hand_on(&span, request.headers_mut());
-        let mut connection = Connection::start(&self.metrics, Direction::Outbound, to.address.to_string(), to.port);
+        let mut connection = Connection::start(
+            &self.metrics,
+            Direction::Outbound,
+            to.address.to_string(),
+            to.port,
+        );
         let work = async {
             let (response, end) = match self.open(&to, request.headers()).await {
                 Ok(stream) => {
@@ -121,8 +128,18 @@ impl Proxy {
         work.instrument(span).await
     }
 
-    async fn tunnel(&self, request: Request<Incoming>, to: Destination, drain: &Drain) -> Response<Body> {
-        let mut connection = Connection::start(&self.metrics, Direction::Outbound, to.address.to_string(), to.port);
+    async fn tunnel(
+        &self,
+        request: Request<Incoming>,
+        to: Destination,
+        drain: &Drain,
+    ) -> Response<Body> {
+        let mut connection = Connection::start(
+            &self.metrics,
+            Direction::Outbound,
+            to.address.to_string(),
+            to.port,
+        );
         let stream = match self.open(&to, request.headers()).await {
             Ok(stream) => stream,
             Err(error) => {
@@ -144,7 +161,11 @@ impl Proxy {
         forward::connected()
     }
 
-    async fn open(&self, to: &Destination, headers: &::http::HeaderMap) -> Result<Stream, OpenError> {
+    async fn open(
+        &self,
+        to: &Destination,
+        headers: &::http::HeaderMap,
+    ) -> Result<Stream, OpenError> {
         let request = OpenRequest::port(to.port).with_traceparent(trace::traceparent(headers));
         self.endpoint.open(&to.address, request).await
     }
@@ -153,8 +174,15 @@ impl Proxy {
 async fn send(stream: Stream, request: Request<Incoming>) -> (Response<Body>, End) {
     match forward::send(stream, request).await {
         Ok(response) => {
-            let denied = response.headers().get(http::REASON).is_some_and(|reason| reason == "policy-denied");
-            let outcome = if denied { Outcome::Denied } else { Outcome::Allowed };
+            let denied = response
+                .headers()
+                .get(http::REASON)
+                .is_some_and(|reason| reason == "policy-denied");
+            let outcome = if denied {
+                Outcome::Denied
+            } else {
+                Outcome::Allowed
+            };
             let reason = if denied { "policy-denied" } else { "done" };
             let end = End::without_bytes(outcome, reason, response.status());
             (response, end)
@@ -169,9 +197,15 @@ fn stream_failed(error: &hyper::Error) -> (Response<Body>, End) {
     let reason = refused.map_or("no-answer", |e| e.reason()).to_owned();
     let text = chain(error);
     let denied = reason == "policy-denied";
-    let (status, outcome) =
-        if denied { (StatusCode::FORBIDDEN, Outcome::Denied) } else { (StatusCode::BAD_GATEWAY, Outcome::Failed) };
-    (refusal(status, &reason, &text), End::without_bytes(outcome, reason, text))
+    let (status, outcome) = if denied {
+        (StatusCode::FORBIDDEN, Outcome::Denied)
+    } else {
+        (StatusCode::BAD_GATEWAY, Outcome::Failed)
+    };
+    (
+        refusal(status, &reason, &text),
+        End::without_bytes(outcome, reason, text),
+    )
 }
 
 fn find_stream_error(error: &hyper::Error) -> Option<&crate::StreamError> {
@@ -180,7 +214,10 @@ fn find_stream_error(error: &hyper::Error) -> Option<&crate::StreamError> {
         if let Some(found) = error.downcast_ref() {
             return Some(found);
         }
-        if let Some(inner) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        if let Some(inner) = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+        {
             return inner.downcast_ref();
         }
         source = error.source();
@@ -191,7 +228,9 @@ fn find_stream_error(error: &hyper::Error) -> Option<&crate::StreamError> {
 fn not_opened(error: &OpenError) -> (Response<Body>, End) {
     let status = match error {
         _ if error.is_denied() => StatusCode::FORBIDDEN,
-        OpenError::NoCredential { .. } | OpenError::Overloaded | OpenError::Shutdown => StatusCode::SERVICE_UNAVAILABLE,
+        OpenError::NoCredential { .. } | OpenError::Overloaded | OpenError::Shutdown => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         OpenError::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
         OpenError::NoLink { .. }
         | OpenError::NotHere { .. }
@@ -199,9 +238,16 @@ fn not_opened(error: &OpenError) -> (Response<Body>, End) {
         | OpenError::SessionClosed(_)
         | OpenError::Refused(_) => StatusCode::BAD_GATEWAY,
     };
-    let outcome = if error.is_denied() { Outcome::Denied } else { Outcome::Failed };
+    let outcome = if error.is_denied() {
+        Outcome::Denied
+    } else {
+        Outcome::Failed
+    };
     let (reason, text) = (error.reason().into_owned(), error.to_string());
-    (refusal(status, &reason, &text), End::without_bytes(outcome, reason, text))
+    (
+        refusal(status, &reason, &text),
+        End::without_bytes(outcome, reason, text),
+    )
 }
 
 async fn join_upgraded(request: Request<Incoming>, stream: Stream) -> End {
@@ -211,7 +257,9 @@ async fn join_upgraded(request: Request<Incoming>, stream: Stream) -> End {
     };
     // HTTP/1.1 gives the socket back, so bulk data takes the same path as an inlet's.
     match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => super::inlet::joined(crate::join(parts.io.into_inner(), stream, parts.read_buf).await),
+        Ok(parts) => {
+            super::inlet::joined(crate::join(parts.io.into_inner(), stream, parts.read_buf).await)
+        }
         Err(upgraded) => copy(TokioIo::new(upgraded), stream).await,
     }
 }
@@ -219,9 +267,13 @@ async fn join_upgraded(request: Request<Incoming>, stream: Stream) -> End {
 /// CONNECT over HTTP/2: the local side is a stream of a connection itself.
 async fn copy(mut local: TokioIo<hyper::upgrade::Upgraded>, mut stream: Stream) -> End {
     match tokio::io::copy_bidirectional(&mut local, &mut stream).await {
-        Ok((to_peer, from_peer)) => {
-            End { outcome: Outcome::Allowed, reason: "done".into(), detail: String::new(), from_peer, to_peer }
-        }
+        Ok((to_peer, from_peer)) => End {
+            outcome: Outcome::Allowed,
+            reason: "done".into(),
+            detail: String::new(),
+            from_peer,
+            to_peer,
+        },
         Err(error) => End::without_bytes(Outcome::Allowed, "reset", error),
     }
 }
@@ -246,7 +298,9 @@ fn destination(request: &Request<Incoming>) -> Result<Destination, BadTarget> {
 
 fn bad_target(error: &BadTarget) -> Response<Body> {
     let (status, reason) = match error {
-        BadTarget::NotAProxyRequest | BadTarget::Scheme | BadTarget::NoPort => (StatusCode::BAD_REQUEST, "bad-target"),
+        BadTarget::NotAProxyRequest | BadTarget::Scheme | BadTarget::NoPort => {
+            (StatusCode::BAD_REQUEST, "bad-target")
+        }
         BadTarget::Foreign(..) => (StatusCode::FORBIDDEN, "foreign-host"),
     };
     refusal(status, reason, &chain(error))

@@ -15,7 +15,8 @@ const TRACEPARENT_LEN: usize = 55;
 
 /// Makes `span` a child of the trace in `headers`.
 pub(crate) fn continue_from(span: &Span, headers: &HeaderMap) {
-    let parent = global::get_text_map_propagator(|propagator| propagator.extract(&FromHeaders(headers)));
+    let parent =
+        global::get_text_map_propagator(|propagator| propagator.extract(&FromHeaders(headers)));
     // Fails only where no exporter is set up, and then there is no trace to continue.
     let _ = span.set_parent(parent);
 }
@@ -24,14 +25,17 @@ pub(crate) fn continue_from(span: &Span, headers: &HeaderMap) {
 pub(crate) fn hand_on(span: &Span, headers: &mut HeaderMap) {
     let context = span.context();
     if context.span().span_context().is_valid() {
-        global::get_text_map_propagator(|propagator| propagator.inject_context(&context, &mut IntoHeaders(headers)));
+        global::get_text_map_propagator(|propagator| {
+            propagator.inject_context(&context, &mut IntoHeaders(headers))
+        });
     }
 }
 
 /// The `traceparent` for a stream's OPEN; nothing that is not one.
 pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(TRACEPARENT)?.to_str().ok()?;
-    let well_formed = value.len() == TRACEPARENT_LEN && value.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    let well_formed =
+        value.len() == TRACEPARENT_LEN && value.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
     well_formed.then(|| value.to_owned())
 }
 
