@@ -5,7 +5,7 @@
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use fairway_device::{Config, Device, StateDir};
 //!
-//! let state = StateDir::open("/var/lib/fairway")?;
+//! let state = std::sync::Arc::new(StateDir::open("/var/lib/fairway")?);
 //! if state.enrolment()?.is_none() {
 //!     fairway_device::join(&state, &std::env::var("TICKET")?.parse()?).await?;
 //! }
