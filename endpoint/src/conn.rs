@@ -413,7 +413,7 @@ impl Conn {
                 ..
             } => {
                 self.metrics.streams_refused.inc();
-                log_refused(&peer, target, &refusal, decision.as_ref());
+                log_refused(&peer, target, &refusal, decision.as_deref());
             }
             Event::Closed { refusal, .. } => {
                 inner.end(&refusal, &mut polled.wakers);

@@ -1,0 +1,151 @@
+//! A world for tests: an authority's process on a Unix socket, its front, and
+//! a relay, all in this process and over loopback.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses its part of what is common"
+)]
+
+pub mod authority;
+pub mod relay;
+
+use std::time::Duration;
+
+use fairway_endpoint::{
+    ClockSource, CredentialSource, Endpoint, EndpointConfig, Incoming, Listen, RelayUse,
+};
+use fairway_identity::{Address, HostPort, Label};
+use fairway_policy::{
+    Action, AttributeSelector, CallerRule, Door, Mode, Policy, PolicySet, Protocol,
+};
+use tokio::sync::mpsc;
+
+use self::authority::Authority;
+
+/// Longer than anything here takes.
+pub const SOON: Duration = Duration::from_secs(8);
+
+/// Fails the test instead of hanging.
+pub async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(SOON, future).await.expect("in time")
+}
+
+pub fn label(text: &str) -> Label {
+    Label::new(text).unwrap()
+}
+
+pub fn address(text: &str) -> Address {
+    text.parse().unwrap()
+}
+
+pub fn host_port(address: std::net::SocketAddr) -> HostPort {
+    address.to_string().parse().unwrap()
+}
+
+/// The authority's front, with direct links, and with links to `relays`.
+pub async fn front(authority: &Authority, relays: &[HostPort]) -> Endpoint {
+    let mut config = EndpointConfig::new(authority.trust_domain(), authority.pin());
+    config.credential = CredentialSource::Front {
+        socket: authority.socket().to_owned(),
+    };
+    config.names = vec![Address::Authority];
+    config.relays = relays.to_vec();
+    config.relay_use = RelayUse::All;
+    config.listen = Some(Listen {
+        address: "127.0.0.1:0".parse().unwrap(),
+        socket: authority.socket().to_owned(),
+    });
+    let front = Endpoint::start(config).await.unwrap();
+    soon(front.credentialed()).await;
+    front
+}
+
+/// A sidecar with this ServiceAccount, whose pod backs Services of `state`.
+pub async fn workload(
+    authority: &Authority,
+    front: &Endpoint,
+    account: &str,
+    services: &[&str],
+) -> (Endpoint, mpsc::Receiver<Incoming>) {
+    let token = authority.token("factory", account, services);
+    let mut config = EndpointConfig::new(authority.trust_domain(), authority.pin());
+    config.credential = CredentialSource::Workload { token };
+    config.authority = Some(host_port(front.listen_address().unwrap()));
+    config.relay_use = RelayUse::All;
+    let (sender, incoming) = mpsc::channel(16);
+    config.incoming = Some(sender);
+    (Endpoint::start(config).await.unwrap(), incoming)
+}
+
+/// A device that enrolled as `name` before, offering `services`.
+pub async fn device(
+    authority: &Authority,
+    relays: &[HostPort],
+    name: &str,
+    services: &[(u16, &str)],
+) -> (Endpoint, mpsc::Receiver<Incoming>) {
+    let mut config = EndpointConfig::new(authority.trust_domain(), authority.pin());
+    config.credential = CredentialSource::Device {
+        namespace: label("factory"),
+        name: label(name),
+        key: authority.enrolled(name),
+    };
+    config.relays = relays.to_vec();
+    config.services = services
+        .iter()
+        .map(|(p, s)| (*p, (*s).to_owned()))
+        .collect();
+    config.clock = ClockSource::Unknown {
+        floor: Default::default(),
+    };
+    let (sender, incoming) = mpsc::channel(16);
+    config.incoming = Some(sender);
+    (Endpoint::start(config).await.unwrap(), incoming)
+}
+
+/// Any device of the namespace may call `door`.
+pub fn allow_devices(door: Door) -> PolicySet {
+    let from = CallerRule::Devices {
+        namespaces: vec!["factory".to_owned()],
+        names: Vec::new(),
+        attributes: AttributeSelector::default(),
+    };
+    policy(from, door)
+}
+
+/// Any workload of the namespace may call `door`.
+pub fn allow_workloads(door: Door) -> PolicySet {
+    let from = CallerRule::Workloads {
+        namespaces: vec!["factory".to_owned()],
+        service_accounts: Vec::new(),
+    };
+    policy(from, door)
+}
+
+pub fn port(port: u16) -> Door {
+    Door::Port {
+        port,
+        protocol: Protocol::Tcp,
+    }
+}
+
+pub fn service(name: &str) -> Door {
+    Door::Service {
+        service: name.to_owned(),
+        protocol: Protocol::Tcp,
+    }
+}
+
+fn policy(from: CallerRule, to: Door) -> PolicySet {
+    PolicySet {
+        policies: vec![Policy {
+            namespace: "factory".to_owned(),
+            name: "open".to_owned(),
+            action: Action::Allow,
+            mode: Mode::Enforce,
+            from: vec![from],
+            to: vec![to],
+        }],
+    }
+}

@@ -1,0 +1,1 @@
+//! A relay, as far as an endpoint sees it.
