@@ -1,6 +1,7 @@
 //! The operator of Fairway.
 
 pub mod call;
+pub mod controllers;
 pub mod inject;
 pub mod leader;
 pub mod limits;

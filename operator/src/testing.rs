@@ -150,7 +150,7 @@ impl Shared {
         let kind = path.rsplit('/').next().unwrap_or_default();
         let within = |key: &&String| match path.contains("/namespaces/") {
             true => key.starts_with(&format!("{path}/")),
-            false => key.contains(&format!("/{kind}/")),
+            false => key.rsplit('/').nth(1) == Some(kind),
         };
         let items: Vec<&Value> = self
             .objects
