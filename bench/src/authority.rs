@@ -236,7 +236,7 @@ impl Connection {
             expires,
             issued_at,
             serial: Serial(serial),
-            uid: Uid::new(&subject.replace('/', "-"))?,
+            uid: uid_of(&subject)?,
             attributes: if is_device {
                 claims.attributes
             } else {
@@ -330,4 +330,11 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// A UID that follows from the name: the end of it, where names differ.
+fn uid_of(subject: &str) -> Result<Uid> {
+    let text = subject.replace('/', "-");
+    let start = text.len().saturating_sub(36);
+    Ok(Uid::new(&text[start..])?)
 }

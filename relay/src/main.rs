@@ -82,8 +82,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let credential = readiness.task("credential");
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
-    let own_metrics = registry.sub_registry_with_prefix("fairway_own");
-    let endpoint = Endpoint::start(endpoint_config(&args, own_metrics)).await?;
+    let endpoint = Endpoint::start(endpoint_config(&args, &mut registry)).await?;
     let (identity, changes) = watch::channel(Identity::new(endpoint.local(), &Rules::default()));
     let clock = endpoint.clone();
     let source = IdentitySource::new(changes, move || clock.now());

@@ -6,7 +6,7 @@ use fairway_identity::Address;
 
 use super::circuit::{Half, Opened};
 use super::output::{LinkId, Output};
-use super::{Core, Time};
+use super::{Core, Time, Who};
 use crate::limits;
 
 impl Core {
@@ -60,7 +60,9 @@ impl Core {
         };
         let reason = Reason::new(word, text);
         link.n_names_refused = link.n_names_refused.saturating_add(1);
-        if link.n_names_refused <= limits::NAME_REFUSALS_LOGGED_MAX {
+        // Without a credential it is no surprise.
+        let is_notable = matches!(link.who, Who::Verified(_));
+        if is_notable && link.n_names_refused <= limits::NAME_REFUSALS_LOGGED_MAX {
             self.outputs.push_back(Output::NameRefused {
                 link: id,
                 name: name.clone(),
