@@ -74,6 +74,8 @@ mod stream_id;
 mod streams;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[cfg(test)]
+mod tests;
 mod timer;
 mod varint;
 

@@ -518,6 +518,22 @@ mod tests {
     }
 
     #[test]
+    fn a_reset_is_told_whatever_came_before_it_unless_that_was_everything() {
+        let reason = Reason::new(crate::Code::DONE, "gone");
+        for (text, fin, told) in [
+            (&b""[..], false, true),
+            (b"ab", false, true),
+            (b"ab", true, false),
+        ] {
+            let (mut half, mut shared) = half();
+            half.on_data(0, fin, data(text), &mut shared).unwrap();
+            let size = text.len() as u64;
+            assert_eq!(half.on_reset(size, reason.clone(), &mut shared), Ok(told));
+            assert_eq!(half.is_over(), told);
+        }
+    }
+
+    #[test]
     fn after_a_stop_everything_is_counted_and_dropped() {
         let (mut half, mut shared) = half();
         half.on_data(0, false, data(b"ab"), &mut shared).unwrap();

@@ -1,0 +1,354 @@
+//! Streams, datagrams, keepalive and closing between two honest ends.
+
+use bytes::Bytes;
+
+use super::Duo;
+use crate::{
+    Batch, Channel, ClosedBy, Code, Config, DatagramError, Event, OpenError, Output, ReadOutcome,
+    Reason, StreamError, StreamId, Time, limits,
+};
+
+fn ready() -> Duo {
+    Duo::ready(Config::new(), Config::new())
+}
+
+/// `a` opens a stream and `b` accepts it.
+fn stream(duo: &mut Duo) -> StreamId {
+    let id = duo.a.channel.open(duo.now, b"to you".to_vec()).unwrap();
+    duo.run();
+    let opened = Event::Opened {
+        stream: id,
+        header: b"to you".to_vec(),
+    };
+    assert_eq!(duo.b.events, [opened]);
+    duo.b.channel.accept(duo.now, id).unwrap();
+    duo.run();
+    assert_eq!(duo.a.events, [Event::Accepted(id)]);
+    duo.a.events.clear();
+    duo.b.events.clear();
+    id
+}
+
+fn write(channel: &mut Channel, now: Time, id: StreamId, text: &[u8]) -> usize {
+    let mut data = Bytes::copy_from_slice(text);
+    channel.write(now, id, &mut data).unwrap()
+}
+
+fn read(channel: &mut Channel, now: Time, id: StreamId) -> Vec<u8> {
+    let mut out = Vec::new();
+    while let Ok(ReadOutcome::Chunk(chunk)) = channel.read(now, id) {
+        out.extend_from_slice(&chunk);
+    }
+    out
+}
+
+#[test]
+fn each_half_ends_by_itself() {
+    let mut duo = ready();
+    let id = stream(&mut duo);
+    write(&mut duo.a.channel, duo.now, id, b"question");
+    duo.a.channel.finish(duo.now, id).unwrap();
+    duo.run();
+    assert_eq!(duo.b.events, [Event::Readable(id)]);
+    assert_eq!(read(&mut duo.b.channel, duo.now, id), b"question");
+    assert_eq!(duo.b.channel.read(duo.now, id), Ok(ReadOutcome::Finished));
+    // The other half goes on.
+    write(&mut duo.b.channel, duo.now, id, b"a long answer");
+    duo.rest();
+    assert_eq!(read(&mut duo.a.channel, duo.now, id), b"a long answer");
+    assert_eq!(duo.a.channel.read(duo.now, id), Ok(ReadOutcome::Empty));
+    let more = duo
+        .a
+        .channel
+        .write(duo.now, id, &mut Bytes::from_static(b"more"));
+    assert_eq!(more, Err(StreamError::Ended));
+    duo.b.channel.finish(duo.now, id).unwrap();
+    duo.rest();
+    assert_eq!(duo.a.channel.read(duo.now, id), Ok(ReadOutcome::Finished));
+    assert_eq!(duo.a.channel.streams() + duo.b.channel.streams(), 0);
+    assert!(duo.a.events.contains(&Event::Finished(id)));
+    assert!(duo.b.events.contains(&Event::Finished(id)));
+}
+
+#[test]
+fn nothing_is_read_or_written_before_it_is_accepted() {
+    let mut duo = ready();
+    let id = duo.a.channel.open(duo.now, Vec::new()).unwrap();
+    write(&mut duo.a.channel, duo.now, id, b"in a hurry");
+    duo.run();
+    let b = &mut duo.b.channel;
+    assert_eq!(b.read(duo.now, id), Err(StreamError::NotAccepted));
+    let written = b.write(duo.now, id, &mut Bytes::from_static(b"x"));
+    assert_eq!(written, Err(StreamError::NotAccepted));
+    b.accept(duo.now, id).unwrap();
+    duo.run();
+    assert!(duo.b.events.contains(&Event::Readable(id)));
+    assert_eq!(read(&mut duo.b.channel, duo.now, id), b"in a hurry");
+}
+
+#[test]
+fn a_refusal_reaches_whoever_opened() {
+    let mut duo = ready();
+    let id = duo.a.channel.open(duo.now, Vec::new()).unwrap();
+    write(&mut duo.a.channel, duo.now, id, b"in a hurry");
+    duo.run();
+    let reason = Reason::new(Code(0x101), "policy-denied");
+    duo.b.channel.reset(duo.now, id, reason.clone());
+    duo.rest();
+    let (stream, why) = (id, reason.clone());
+    for event in [
+        Event::Reset { stream, reason },
+        Event::Stopped {
+            stream,
+            reason: why.clone(),
+        },
+    ] {
+        assert!(duo.a.events.contains(&event), "{event:?}");
+    }
+    assert_eq!(duo.a.channel.read(duo.now, id), Err(StreamError::Unknown));
+    assert_eq!(duo.a.channel.streams() + duo.b.channel.streams(), 0);
+}
+
+#[test]
+fn stop_ends_one_direction_only() {
+    let mut duo = ready();
+    let id = stream(&mut duo);
+    let reason = Reason::new(Code(0x105), "enough");
+    duo.b.channel.stop(duo.now, id, reason.clone());
+    duo.rest();
+    let stopped = Event::Stopped {
+        stream: id,
+        reason: reason.clone(),
+    };
+    assert_eq!(duo.a.events, [stopped]);
+    let written = duo
+        .a
+        .channel
+        .write(duo.now, id, &mut Bytes::from_static(b"x"));
+    assert_eq!(written, Err(StreamError::Stopped(reason)));
+    write(&mut duo.b.channel, duo.now, id, b"but I have something");
+    duo.run();
+    assert_eq!(
+        read(&mut duo.a.channel, duo.now, id),
+        b"but I have something"
+    );
+}
+
+#[test]
+fn a_slow_reader_holds_up_its_own_stream_only() {
+    let mut duo = ready();
+    let slow = stream(&mut duo);
+    let quick = stream(&mut duo);
+    let text = vec![1; 1 << 20];
+    assert_eq!(write(&mut duo.a.channel, duo.now, slow, &text), 1 << 20);
+    assert_eq!(write(&mut duo.a.channel, duo.now, slow, &text), 0);
+    duo.rest();
+    // Acknowledged, so it can be written again, but not sent.
+    assert!(duo.a.events.contains(&Event::Writable(slow)));
+    assert_eq!(write(&mut duo.a.channel, duo.now, slow, &text), 1 << 20);
+    duo.rest();
+    assert_eq!(duo.b.channel.stats().stream_bytes_in, 1 << 20);
+    write(&mut duo.a.channel, duo.now, quick, &text);
+    duo.rest();
+    assert_eq!(read(&mut duo.b.channel, duo.now, quick).len(), 1 << 20);
+    assert_eq!(read(&mut duo.b.channel, duo.now, slow).len(), 1 << 20);
+    duo.rest();
+    assert_eq!(read(&mut duo.b.channel, duo.now, slow).len(), 1 << 20);
+}
+
+#[test]
+fn all_streams_together_stay_within_the_channels_window() {
+    let mut duo = ready();
+    let ids: Vec<_> = (0..8).map(|_| stream(&mut duo)).collect();
+    let text = vec![1; 1 << 20];
+    for &id in &ids {
+        assert_eq!(write(&mut duo.a.channel, duo.now, id, &text), 1 << 20);
+    }
+    duo.rest();
+    assert_eq!(duo.b.channel.stats().stream_bytes_in, 4 << 20);
+    let mut total = 0;
+    for _ in 0..10 {
+        for &id in &ids {
+            total += read(&mut duo.b.channel, duo.now, id).len();
+        }
+        duo.rest();
+    }
+    assert_eq!(total, 8 << 20);
+}
+
+#[test]
+fn the_number_of_streams_is_bounded_and_comes_back() {
+    let few = Config::new().max_streams(2).unwrap();
+    let mut duo = Duo::ready(Config::new(), few);
+    let first = stream(&mut duo);
+    stream(&mut duo);
+    let third = duo.a.channel.open(duo.now, Vec::new());
+    assert_eq!(third, Err(OpenError::TooMany));
+    let reason = Reason::new(Code::DONE, "done");
+    duo.a.channel.reset(duo.now, first, reason);
+    duo.rest();
+    assert!(duo.a.events.contains(&Event::StreamsAvailable));
+    assert!(duo.a.channel.open(duo.now, Vec::new()).is_ok());
+}
+
+#[test]
+fn a_silent_channel_is_kept_alive() {
+    let mut duo = ready();
+    duo.pass(Time::from_secs(300));
+    assert!(!duo.a.channel.is_closed() && !duo.b.channel.is_closed());
+    let packets = duo.a.channel.stats().packets_out + duo.b.channel.stats().packets_out;
+    assert!(
+        packets < 60,
+        "a PING and an ACK each 30 s, not {packets} packets"
+    );
+}
+
+#[test]
+fn a_dead_peer_is_noticed() {
+    let mut duo = ready();
+    let start = duo.now;
+    while !duo.a.channel.is_closed() {
+        duo.a.drain(duo.now);
+        duo.a.out.clear();
+        duo.now = duo.a.timeout.unwrap_or(duo.now);
+        duo.a.channel.handle_timeout(duo.now);
+    }
+    duo.a.drain(duo.now);
+    assert_eq!(duo.a.closed().unwrap().1.code, Code::IDLE_TIMEOUT);
+    let waited = duo.now - start;
+    assert!(waited <= Time::from_secs(91) && waited >= Time::from_secs(89));
+}
+
+#[test]
+fn a_ping_is_answered() {
+    let mut duo = ready();
+    duo.a.channel.ping(duo.now);
+    duo.rest();
+    assert_eq!(duo.a.events, [Event::Alive]);
+}
+
+#[test]
+fn datagrams_arrive_or_not_but_never_pile_up() {
+    let mut duo = ready();
+    duo.a
+        .channel
+        .send_datagram(duo.now, Bytes::from_static(b"hi"))
+        .unwrap();
+    duo.run();
+    assert_eq!(duo.b.events, [Event::Datagram(Bytes::from_static(b"hi"))]);
+    let long = Bytes::from(vec![0; limits::MAX_DATAGRAM + 1]);
+    let length = long.len();
+    let sent = duo.a.channel.send_datagram(duo.now, long);
+    assert_eq!(sent, Err(DatagramError::TooLong { length }));
+    for _ in 0..limits::MAX_DATAGRAMS {
+        duo.a.channel.send_datagram(duo.now, Bytes::new()).unwrap();
+    }
+    let sent = duo.a.channel.send_datagram(duo.now, Bytes::new());
+    assert_eq!(sent, Err(DatagramError::QueueFull));
+}
+
+#[test]
+fn closing_tells_the_peer_even_if_the_first_word_is_lost() {
+    let mut duo = ready();
+    let id = stream(&mut duo);
+    let reason = Reason::new(Code(0x120), "shutdown");
+    duo.a.channel.close(duo.now, reason.clone());
+    duo.a.drain(duo.now);
+    assert_eq!(duo.a.closed(), Some((ClosedBy::Owner, &reason)));
+    assert_eq!(duo.a.out.drain(..).count(), 1);
+    assert_eq!(duo.a.timeout, None);
+    write(&mut duo.b.channel, duo.now, id, b"still there?");
+    duo.run();
+    assert_eq!(duo.b.closed(), Some((ClosedBy::Peer, &reason)));
+    let written = duo
+        .b
+        .channel
+        .write(duo.now, id, &mut Bytes::from_static(b"x"));
+    assert_eq!(written, Err(StreamError::Unknown));
+    assert_eq!(
+        duo.b.channel.open(duo.now, Vec::new()),
+        Err(OpenError::Closed)
+    );
+}
+
+#[test]
+fn a_closed_channel_answers_a_flood_with_a_few_packets() {
+    let mut duo = ready();
+    duo.a.channel.close(duo.now, Reason::new(Code::DONE, ""));
+    duo.a.drain(duo.now);
+    for _ in 0..10_000 {
+        let packet = bytes::BytesMut::from(&[4u8; 40][..]);
+        duo.a.channel.handle_input(duo.now, packet);
+        duo.a.drain(duo.now);
+    }
+    assert!(duo.a.out.len() <= 1 + limits::MAX_CLOSE_REPEATS as usize);
+}
+
+#[test]
+fn a_used_up_key_closes_the_channel_and_says_so() {
+    let config = Config::new().key_limit(40).unwrap();
+    let mut duo = Duo::ready(config, Config::new());
+    let id = stream(&mut duo);
+    for _ in 0..60 {
+        let mut data = Bytes::from_static(b"x");
+        if duo.a.channel.write(duo.now, id, &mut data).is_err() {
+            break;
+        }
+        duo.run();
+    }
+    assert_eq!(duo.a.closed().unwrap().1.code, Code::KEY_EXHAUSTED);
+    assert_eq!(duo.b.closed().unwrap().1.code, Code::KEY_EXHAUSTED);
+}
+
+#[test]
+fn without_room_events_come_and_packets_wait() {
+    let mut duo = ready();
+    let id = stream(&mut duo);
+    write(&mut duo.a.channel, duo.now, id, &[0; 100_000]);
+    duo.a.channel.ping(duo.now);
+    let mut batch = Batch::new(8);
+    batch.set_room(0);
+    let output = duo.a.channel.poll_output(duo.now, &mut batch);
+    assert!(matches!(output, Output::Timeout(_)) && batch.is_empty());
+    batch.set_room(2 * limits::MAX_PACKET);
+    let output = duo.a.channel.poll_output(duo.now, &mut batch);
+    assert!(matches!(output, Output::Transmit));
+    assert!(batch.as_slice().len() <= 2 * (limits::MAX_PACKET + 8));
+    assert_eq!(batch.len(), 2);
+}
+
+#[test]
+fn small_writes_of_many_streams_share_a_record() {
+    let mut duo = ready();
+    let ids: Vec<_> = (0..20).map(|_| stream(&mut duo)).collect();
+    duo.rest();
+    let before = duo.a.channel.stats().packets_out;
+    for &id in &ids {
+        write(&mut duo.a.channel, duo.now, id, &[1; 64]);
+        write(&mut duo.a.channel, duo.now, id, &[2; 64]);
+    }
+    duo.a.drain(duo.now);
+    assert_eq!(duo.a.channel.stats().packets_out - before, 1);
+}
+
+#[test]
+fn a_bulk_transfer_is_acknowledged_sparsely() {
+    let mut duo = ready();
+    let id = stream(&mut duo);
+    let before = duo.b.channel.stats().packets_out;
+    for _ in 0..8 {
+        write(&mut duo.a.channel, duo.now, id, &vec![0; 1 << 20]);
+        duo.run();
+        read(&mut duo.b.channel, duo.now, id);
+        duo.run();
+    }
+    let acks = duo.b.channel.stats().packets_out - before;
+    assert!(acks <= 8 << 20 >> 16, "{acks} packets for 8 MiB");
+}
+
+/// Shrinking fails too, so that the bounds follow.
+#[test]
+fn an_idle_channel_is_small() {
+    let size = size_of::<Channel>();
+    assert!((900..=1200).contains(&size), "{size}");
+}
