@@ -160,6 +160,17 @@ impl<'s> Device<'s> {
         Ok(())
     }
 
+    /// Cuts its cable.
+    ///
+    /// # Errors
+    /// It cannot be cut.
+    pub async fn unplug(&self) -> Result<()> {
+        run(Command::new(script()).args(["unplug", &self.place.id]))
+            .await?
+            .succeeded()?;
+        Ok(())
+    }
+
     /// Its state directory.
     pub fn state_dir(&self) -> PathBuf {
         self.home.path().join("state")

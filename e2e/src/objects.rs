@@ -92,7 +92,8 @@ pub struct App {
     name: String,
     /// A serving one; `None` is `app idle`.
     listen: Option<&'static str>,
-    inject: bool,
+    /// Value of the label `fairway.dev/inject`.
+    inject: Option<&'static str>,
     service_account: &'static str,
     annotations: Value,
 }
@@ -103,7 +104,7 @@ impl App {
         Self {
             name: name.to_owned(),
             listen: Some("127.0.0.1"),
-            inject: true,
+            inject: Some("enabled"),
             service_account: "default",
             annotations: json!({}),
         }
@@ -126,7 +127,13 @@ impl App {
 
     /// Without the label.
     pub fn uninjected(mut self) -> Self {
-        self.inject = false;
+        self.inject = None;
+        self
+    }
+
+    /// With the label that says no, whatever the namespace says.
+    pub fn opted_out(mut self) -> Self {
+        self.inject = Some("disabled");
         self
     }
 
@@ -143,13 +150,13 @@ impl App {
 
     /// Whether it serves, through a sidecar.
     pub(crate) fn is_reachable(&self) -> bool {
-        self.inject && self.listen.is_some()
+        self.inject == Some("enabled") && self.listen.is_some()
     }
 
     pub(crate) fn objects(&self) -> [Value; 3] {
         let mut labels = json!({"app": self.name});
-        if self.inject {
-            labels["fairway.dev/inject"] = json!("enabled");
+        if let Some(inject) = self.inject {
+            labels["fairway.dev/inject"] = json!(inject);
         }
         let service = json!({
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": self.name},

@@ -5,10 +5,12 @@ use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use futures::FutureExt as _;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Pod as PodResource};
 use kube::api::{DeleteParams, ListParams, LogParams, Patch, PatchParams};
+use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -21,6 +23,7 @@ use crate::lines::Lines;
 use crate::objects::{self, App};
 use crate::pod::Pod;
 use crate::process::{Output, run};
+use crate::wait::{LATER, SOON, eventually, within};
 
 /// No scenario takes longer unless it hangs.
 const LIMIT: Duration = Duration::from_secs(240);
@@ -318,6 +321,146 @@ impl Scenario {
             .args(args)
             .args(["--namespace", &self.namespace]))
         .await
+    }
+
+    /// The name of the one object of a kind of Fairway's.
+    ///
+    /// # Errors
+    /// There is none, or more than one.
+    pub async fn only(&self, kind: &str) -> Result<String> {
+        let api = objects::api(
+            &self.cluster.client,
+            &self.namespace,
+            "fairway.dev/v1alpha1",
+            kind,
+        )?;
+        let names: Vec<_> = api
+            .list(&ListParams::default())
+            .await?
+            .into_iter()
+            .filter_map(|object| object.metadata.name)
+            .collect();
+        let [name] = names.as_slice() else {
+            bail!("not one {kind}, but {names:?}")
+        };
+        Ok(name.clone())
+    }
+
+    /// Waits for an event about an object of this kind that says `word`.
+    ///
+    /// # Errors
+    /// None comes.
+    pub async fn event(&self, kind: &str, word: &str) -> Result<()> {
+        let api = objects::api(
+            &self.cluster.client,
+            &self.namespace,
+            "events.k8s.io/v1",
+            "Event",
+        )?;
+        eventually(
+            &format!("an event about a {kind} that says {word}"),
+            SOON,
+            async || {
+                let events = serde_json::to_value(api.list(&ListParams::default()).await?.items)?;
+                let about = |event: &Value| {
+                    event["regarding"]["kind"] == kind && event.to_string().contains(word)
+                };
+                ensure!(
+                    events.as_array().is_some_and(|all| all.iter().any(about)),
+                    "there are: {events}"
+                );
+                Ok(())
+            },
+        )
+        .await
+    }
+
+    /// Kills all pods of one of Fairway's Deployments at once, and waits until
+    /// others have taken their place.
+    ///
+    /// # Errors
+    /// They have not, for too long.
+    pub async fn replace_pods(&self, deployment: &str) -> Result<()> {
+        let pods = Api::<PodResource>::namespaced(self.client(), SYSTEM);
+        let selector = ListParams::default().labels(&self.selector(deployment).await?);
+        let old: Vec<_> = pods
+            .list(&selector)
+            .await?
+            .into_iter()
+            .filter_map(|pod| Some((pod.metadata.name?, pod.metadata.uid?)))
+            .collect();
+        ensure!(!old.is_empty(), "no pods of {deployment}");
+        for (name, _) in &old {
+            pods.delete(name, &DeleteParams::default().grace_period(0))
+                .await?;
+        }
+        for (name, uid) in &old {
+            await_condition(pods.clone(), name, conditions::is_deleted(uid)).await?;
+        }
+        self.rolled_out(deployment).await
+    }
+
+    /// Sets how many pods one of Fairway's Deployments has, and waits until it
+    /// is so.
+    ///
+    /// # Errors
+    /// It is not, for too long.
+    pub async fn scale(&self, deployment: &str, replicas: usize) -> Result<()> {
+        let deployments = Api::<Deployment>::namespaced(self.client(), SYSTEM);
+        deployments
+            .patch_scale(
+                deployment,
+                &PatchParams::default(),
+                &Patch::Merge(json!({"spec": {"replicas": replicas}})),
+            )
+            .await?;
+        self.rolled_out(deployment).await?;
+        let pods = Api::<PodResource>::namespaced(self.client(), SYSTEM);
+        let selector = ListParams::default().labels(&self.selector(deployment).await?);
+        eventually(
+            &format!("{replicas} pods of {deployment}"),
+            LATER,
+            async || {
+                let there = pods.list(&selector).await?.items.len();
+                ensure!(there == replicas, "there are {there}");
+                Ok(())
+            },
+        )
+        .await
+    }
+
+    async fn rolled_out(&self, deployment: &str) -> Result<()> {
+        let deployments = Api::<Deployment>::namespaced(self.client(), SYSTEM);
+        let done = |deployment: Option<&Deployment>| {
+            let Some((spec, status)) =
+                deployment.and_then(|d| d.spec.as_ref().zip(d.status.as_ref()))
+            else {
+                return false;
+            };
+            status.observed_generation == deployment.and_then(|d| d.metadata.generation)
+                && status.available_replicas.unwrap_or(0) == spec.replicas.unwrap_or(1)
+                && status.unavailable_replicas.unwrap_or(0) == 0
+        };
+        within(&format!("{deployment} to be available"), LATER, async {
+            Ok(await_condition(deployments, deployment, done).await?)
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn selector(&self, deployment: &str) -> Result<String> {
+        let found = Api::<Deployment>::namespaced(self.client(), SYSTEM)
+            .get(deployment)
+            .await?;
+        let labels = found
+            .spec
+            .and_then(|spec| spec.selector.match_labels)
+            .context("a selector")?;
+        Ok(labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect::<Vec<_>>()
+            .join(","))
     }
 
     /// Shows these lines, too, when the scenario fails.

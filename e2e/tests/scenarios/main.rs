@@ -1,0 +1,25 @@
+//! The scenarios: one file for each behaviour that a user sees, in the order of
+//! a user's way through the product.
+
+mod device_to_workload_http;
+mod device_to_workload_tcp;
+mod workload_to_device;
+
+mod default_deny;
+mod exposed_app;
+mod foreign_policy;
+mod revocation;
+
+mod name_of_another;
+mod ticket_twice;
+mod wrong_ticket;
+
+mod job;
+mod uninjected_pod;
+
+mod authority_restart;
+mod operator_restart;
+mod relay_restart;
+
+mod cli_errors;
+mod malformed_resources;

@@ -1,0 +1,44 @@
+//! Both replicas of the operator go: what is live goes on, and afterwards pods
+//! are injected and resources looked after as before.
+
+use fairway_e2e::{App, SOON, alone};
+
+const POLICY: &str = r"
+apiVersion: fairway.dev/v1alpha1
+kind: ChannelPolicy
+metadata: {name: devices-may-echo}
+spec:
+  target: {workloads: {podSelector: {matchLabels: {app: echo}}}}
+  from: [{devices: {namespaces: [$NS], any: true}}]
+  to: [{port: 7000}]
+";
+
+#[test]
+fn the_operator_can_be_replaced() {
+    alone("operator-restart", async |s| {
+        s.apply(POLICY).await?;
+        s.app(App::echo("echo")).await?;
+        let device = s
+            .running_device("pump-7", &[(7, "echo.$NS.svc.fairway.internal:7")])
+            .await?;
+        let live = device.start_app(&["hold", "127.0.0.1:7"]).await?;
+        live.lines()
+            .wait_for("held", SOON, |line| line == "held")
+            .await?;
+
+        s.replace_pods("fairway-operator").await?;
+
+        let seen = live.lines().count();
+        live.lines()
+            .wait_for("more lines", SOON, |line| {
+                line == format!("line {}", seen + 2)
+            })
+            .await?;
+        s.app(App::echo("new")).await?;
+        // A leader is there: it writes conditions.
+        s.identity("pump-8").await?;
+        s.condition("DeviceIdentity", "pump-8", "Ready", "True")
+            .await?;
+        Ok(())
+    });
+}
