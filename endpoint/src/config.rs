@@ -104,6 +104,8 @@ pub enum CredentialSource {
 /// How many of the known relays to hold a link to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RelayUse {
+    /// None, whatever the authority says: relays themselves.
+    None,
     /// One, and another when it fails: devices.
     One,
     /// Every one: sidecars and the authority.

@@ -21,6 +21,7 @@ use crate::random::random_u64;
 /// Keeps links to the relays of `node.relays` until the endpoint closes.
 pub(crate) async fn keep_relays(node: Arc<Node>) {
     match node.relay_use {
+        RelayUse::None => {}
         RelayUse::One => keep(&node, Choice::Any).await,
         RelayUse::All => keep_all(&node).await,
     }
