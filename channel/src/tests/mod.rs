@@ -5,6 +5,7 @@
 mod handshake;
 mod hostile;
 mod streams;
+mod vectors;
 
 use std::collections::VecDeque;
 
