@@ -45,6 +45,7 @@ lint: ## formatting, clippy, rustdoc, licences; shell scripts where shellcheck i
 
 .PHONY: unit
 unit: ## tests that need no cluster: unit, property, simulator, goldens
+	@command -v helm >/dev/null || e2e/cluster/programs.sh helm
 	cargo test --workspace --locked
 	cd e2e/images/app && go vet ./... && go test ./...
 
@@ -61,6 +62,7 @@ deny: ## cargo-deny in full, advisories too (cargo install cargo-deny --locked)
 .PHONY: generate
 generate: ## the CRDs' YAML from the Rust types; a test fails when it is stale
 	cargo run --quiet --locked -p fairway-crds --bin crdgen
+	cargo run --quiet --locked -p fairway-crds --bin crdgen charts/fairway-crds/files
 
 .PHONY: cluster
 cluster: ## a cluster of two nodes, kept until `make cluster-down`

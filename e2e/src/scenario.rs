@@ -7,29 +7,25 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use futures::FutureExt as _;
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Namespace, Pod as PodResource};
-use kube::api::{DeleteParams, ListParams, LogParams, Patch, PatchParams};
-use kube::runtime::wait::{await_condition, conditions};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::runtime::wait::await_condition;
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::runtime::Runtime;
 use tokio::sync::RwLock;
 
-use crate::cluster::{Cluster, SYSTEM};
+use crate::cluster::Cluster;
 use crate::device::Device;
 use crate::lines::Lines;
 use crate::objects::{self, App};
 use crate::pod::Pod;
 use crate::process::{Output, run};
-use crate::wait::{LATER, SOON, eventually, within};
+use crate::wait::{SOON, eventually};
 
 /// No scenario takes longer unless it hangs.
 const LIMIT: Duration = Duration::from_secs(240);
-
-/// Lines of a log that are shown on failure.
-const SHOWN_LINES: usize = 60;
 
 /// All scenarios share it, because they share a client.
 static RUNTIME: LazyLock<Runtime> =
@@ -173,11 +169,8 @@ impl Scenario {
             *seen.lock().unwrap_or_else(PoisonError::into_inner) = value;
             found
         };
-        let waited = tokio::time::timeout(
-            crate::wait::SOON,
-            kube::runtime::wait::await_condition(api, name, condition),
-        )
-        .await;
+        let waited =
+            tokio::time::timeout(crate::wait::SOON, await_condition(api, name, condition)).await;
         let last = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
         match waited {
             Ok(Ok(_)) => last.context("it went away"),
@@ -375,100 +368,16 @@ impl Scenario {
         .await
     }
 
-    /// Kills all pods of one of Fairway's Deployments at once, and waits until
-    /// others have taken their place.
-    ///
-    /// # Errors
-    /// They have not, for too long.
-    pub async fn replace_pods(&self, deployment: &str) -> Result<()> {
-        let pods = Api::<PodResource>::namespaced(self.client(), SYSTEM);
-        let selector = ListParams::default().labels(&self.selector(deployment).await?);
-        let old: Vec<_> = pods
-            .list(&selector)
-            .await?
-            .into_iter()
-            .filter_map(|pod| Some((pod.metadata.name?, pod.metadata.uid?)))
-            .collect();
-        ensure!(!old.is_empty(), "no pods of {deployment}");
-        for (name, _) in &old {
-            pods.delete(name, &DeleteParams::default().grace_period(0))
-                .await?;
-        }
-        for (name, uid) in &old {
-            await_condition(pods.clone(), name, conditions::is_deleted(uid)).await?;
-        }
-        self.rolled_out(deployment).await
-    }
-
-    /// Sets how many pods one of Fairway's Deployments has, and waits until it
-    /// is so.
-    ///
-    /// # Errors
-    /// It is not, for too long.
-    pub async fn scale(&self, deployment: &str, replicas: usize) -> Result<()> {
-        let deployments = Api::<Deployment>::namespaced(self.client(), SYSTEM);
-        deployments
-            .patch_scale(
-                deployment,
-                &PatchParams::default(),
-                &Patch::Merge(json!({"spec": {"replicas": replicas}})),
-            )
-            .await?;
-        self.rolled_out(deployment).await?;
-        let pods = Api::<PodResource>::namespaced(self.client(), SYSTEM);
-        let selector = ListParams::default().labels(&self.selector(deployment).await?);
-        eventually(
-            &format!("{replicas} pods of {deployment}"),
-            LATER,
-            async || {
-                let there = pods.list(&selector).await?.items.len();
-                ensure!(there == replicas, "there are {there}");
-                Ok(())
-            },
-        )
-        .await
-    }
-
-    async fn rolled_out(&self, deployment: &str) -> Result<()> {
-        let deployments = Api::<Deployment>::namespaced(self.client(), SYSTEM);
-        let done = |deployment: Option<&Deployment>| {
-            let Some((spec, status)) =
-                deployment.and_then(|d| d.spec.as_ref().zip(d.status.as_ref()))
-            else {
-                return false;
-            };
-            status.observed_generation == deployment.and_then(|d| d.metadata.generation)
-                && status.available_replicas.unwrap_or(0) == spec.replicas.unwrap_or(1)
-                && status.unavailable_replicas.unwrap_or(0) == 0
-        };
-        within(&format!("{deployment} to be available"), LATER, async {
-            Ok(await_condition(deployments, deployment, done).await?)
-        })
-        .await?;
-        Ok(())
-    }
-
-    async fn selector(&self, deployment: &str) -> Result<String> {
-        let found = Api::<Deployment>::namespaced(self.client(), SYSTEM)
-            .get(deployment)
-            .await?;
-        let labels = found
-            .spec
-            .and_then(|spec| spec.selector.match_labels)
-            .context("a selector")?;
-        Ok(labels
-            .iter()
-            .map(|(key, value)| format!("{key}={value}"))
-            .collect::<Vec<_>>()
-            .join(","))
-    }
-
     /// Shows these lines, too, when the scenario fails.
     pub fn keep(&self, title: String, lines: &Lines) {
         self.logs
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push((title, lines.clone()));
+    }
+
+    pub(crate) fn kept(&self) -> Vec<(String, Lines)> {
+        std::mem::take(&mut *self.logs.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     async fn begin(name: &str) -> Result<Self> {
@@ -480,100 +389,6 @@ impl Scenario {
             namespace,
             logs: Mutex::default(),
         })
-    }
-
-    /// Everything there is to know, to standard output: the test harness keeps
-    /// it for failures.
-    async fn show(&self) {
-        let both = [self.namespace.clone(), format!("{}-b", self.namespace)];
-        for namespace in &both {
-            println!(
-                "\n=== namespace {namespace}\n{}",
-                self.overview(namespace).await
-            );
-            self.show_pod_logs(namespace).await;
-        }
-        let logs = std::mem::take(&mut *self.logs.lock().unwrap_or_else(PoisonError::into_inner));
-        for (title, lines) in logs {
-            println!("=== {title}\n{}\n", lines.last(SHOWN_LINES));
-        }
-        println!("=== pods of {SYSTEM}\n{}", self.pods(SYSTEM).await);
-        self.show_pod_logs(SYSTEM).await;
-    }
-
-    async fn overview(&self, namespace: &str) -> String {
-        let client = &self.cluster.client;
-        let mut text = self.pods(namespace).await;
-        for kind in ["DeviceIdentity", "EnrollmentTicket", "ChannelPolicy"] {
-            let line = |object: &Value| {
-                format!(
-                    "{kind} {}: {}",
-                    object["metadata"]["name"], object["status"]
-                )
-            };
-            text += &objects::overview(client, namespace, "fairway.dev/v1alpha1", kind, line).await;
-        }
-        let event = |event: &Value| {
-            format!(
-                "event {} {}: {} {}",
-                event["regarding"]["kind"],
-                event["regarding"]["name"],
-                event["reason"],
-                event["note"]
-            )
-        };
-        text + &objects::overview(client, namespace, "events.k8s.io/v1", "Event", event).await
-    }
-
-    async fn pods(&self, namespace: &str) -> String {
-        let line = |pod: &Value| {
-            let states = ["initContainerStatuses", "containerStatuses"]
-                .map(|list| pod["status"][list].as_array().cloned().unwrap_or_default());
-            let states = states
-                .concat()
-                .iter()
-                .map(|one| {
-                    format!(
-                        "{}: {} restarts {}",
-                        one["name"], one["state"], one["restartCount"]
-                    )
-                })
-                .collect::<Vec<_>>();
-            format!(
-                "pod {} {}: {}",
-                pod["metadata"]["name"],
-                pod["status"]["phase"],
-                states.join("; ")
-            )
-        };
-        objects::overview(&self.cluster.client, namespace, "v1", "Pod", line).await
-    }
-
-    async fn show_pod_logs(&self, namespace: &str) {
-        let api = Api::<PodResource>::namespaced(self.client(), namespace);
-        for pod in api.list(&ListParams::default()).await.into_iter().flatten() {
-            let (Some(name), Some(spec)) = (pod.metadata.name, pod.spec) else {
-                continue;
-            };
-            for container in spec
-                .init_containers
-                .into_iter()
-                .flatten()
-                .chain(spec.containers)
-            {
-                let lines = i64::try_from(SHOWN_LINES).ok();
-                let params = LogParams {
-                    container: Some(container.name.clone()),
-                    tail_lines: lines,
-                    ..LogParams::default()
-                };
-                let log = api
-                    .logs(&name, &params)
-                    .await
-                    .unwrap_or_else(|error| format!("{error}"));
-                println!("=== log of {name}, container {}\n{log}", container.name);
-            }
-        }
     }
 
     /// Begins the end of its namespaces; the API server does the rest.

@@ -25,7 +25,7 @@ fn credentials_outlive_the_authority() {
             .wait_for("held", SOON, |line| line == "held")
             .await?;
 
-        s.scale("fairway-authority", 0).await?;
+        s.cluster().scale("fairway-authority", 0).await?;
         device.echo(7, "without an authority").await?;
         // A device that starts anew has kept its credential, too.
         device.stop().await?;
@@ -34,7 +34,7 @@ fn credentials_outlive_the_authority() {
             .await?;
         device.run(&inlet).await?;
         device.echo(7, "with the credential from before").await?;
-        s.scale("fairway-authority", 1).await?;
+        s.cluster().scale("fairway-authority", 1).await?;
 
         let late = s.running_device("pump-8", &inlet).await?;
         late.echo(7, "enrolled after").await?;

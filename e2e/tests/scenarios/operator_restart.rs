@@ -26,7 +26,7 @@ fn the_operator_can_be_replaced() {
             .wait_for("held", SOON, |line| line == "held")
             .await?;
 
-        s.replace_pods("fairway-operator").await?;
+        s.cluster().replace_pods("fairway-operator").await?;
 
         let seen = live.lines().count();
         live.lines()

@@ -25,7 +25,7 @@ fn a_new_relay_is_found() {
             .await?;
         device.echo(7, "before").await?;
 
-        s.replace_pods("fairway-relay").await?;
+        s.cluster().replace_pods("fairway-relay").await?;
         let ready = Instant::now();
         // Back-off is jittered and at most 30 s; after one lost relay it has hardly begun.
         eventually(
