@@ -15,6 +15,9 @@ pub enum ApiError {
         /// What was asked for.
         action: &'static str,
     },
+    /// The record of revocations is full; the trust set's floor is being raised.
+    #[error("the record of revocations is full; the trust set's floor is being raised")]
+    Full,
     /// It refused or could not be reached.
     #[error("the API server could not {action}")]
     Call {

@@ -13,17 +13,23 @@
 //! Never in here: channels, sockets of the network, anything that changes
 //! pods, the conditions that the operator writes.
 
+pub mod attest;
+pub mod authority;
 pub mod clock;
 pub mod cluster;
+pub mod config_map;
 pub mod distribute;
 pub mod events;
 pub mod issue;
 pub mod keys;
 pub mod limits;
+pub mod metrics;
 pub mod names;
 pub mod random;
 pub mod refusal;
 pub mod revoke;
+pub mod seen;
+pub mod server;
 
 #[cfg(test)]
 mod testing;

@@ -12,6 +12,9 @@ pub const REVOCATIONS: &str = "fairway-revocations";
 pub const ACKNOWLEDGEMENTS: &str = "fairway-acknowledgements";
 /// ConfigMaps with whom credentials were issued to; a digit follows.
 pub const ISSUED_PREFIX: &str = "fairway-issued-";
+/// Condition of a DeviceIdentity, written by the authority: whether all who
+/// are connected enforce that it is suspended or revoked.
+pub const REVOKED: &str = "Revoked";
 /// Field manager of everything the authority writes.
 pub const FIELD_MANAGER: &str = "fairway-authority";
 

@@ -54,8 +54,8 @@ pub enum Refusal {
         retry_after: u32,
     },
     /// The authority must not issue: its root key is missing or unusable.
-    #[error("the authority does not issue: {0}")]
-    NoKeys(String),
+    #[error("the authority does not issue, because of its keys; its log and its /readyz say why")]
+    NoKeys,
     /// The API server did not do its part.
     #[error("the authority could not reach its API server; try again")]
     Api(#[from] ApiError),
@@ -81,7 +81,7 @@ impl Refusal {
             Self::Revoked(_) => word::REVOKED,
             Self::Token(_) => word::TOKEN_REFUSED,
             Self::Pod(_) => "pod-not-running",
-            Self::NotNow { .. } | Self::NoKeys(_) | Self::Api(_) => word::UNAVAILABLE,
+            Self::NotNow { .. } | Self::NoKeys | Self::Api(_) => word::UNAVAILABLE,
             Self::Unissuable(_) | Self::Issue(_) => "unissuable",
         }
     }
@@ -93,7 +93,7 @@ impl Refusal {
             Self::NotNow { retry_after, .. } => Some(*retry_after),
             Self::Api(_) => Some(5),
             // Somebody acts on the cluster, not on the caller: it may wait.
-            Self::NoKeys(_) => Some(30),
+            Self::NoKeys => Some(30),
             // The kubelet renews the token, and a Suspended device becomes
             // Active again, without anybody touching the endpoint.
             Self::Token(_) | Self::Revoked(_) | Self::NotEnrolled | Self::DeviceUnknown => Some(60),

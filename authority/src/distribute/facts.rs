@@ -3,16 +3,18 @@
 
 use std::collections::BTreeMap;
 
+use fairway_crds::conditions::find;
 use fairway_crds::labels::SIDECAR_CONTAINER;
 use fairway_crds::{CompiledPolicy, DeviceIdentity, DeviceState};
 use fairway_identity::{HostPort, UnixSeconds};
 use k8s_openapi::api::core::v1::{Container, Pod, Service};
 use k8s_openapi::api::discovery::v1::{EndpointPort, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
 use crate::clock::from_kubernetes;
-use crate::names::Install;
+use crate::names::{Install, REVOKED};
 
 /// A pod that is an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,7 +191,7 @@ fn service_port(port: &k8s_openapi::api::core::v1::ServicePort) -> Option<Servic
 }
 
 /// A DeviceIdentity.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DeviceFacts {
     /// Its namespace.
     pub namespace: String,
@@ -209,6 +211,8 @@ pub struct DeviceFacts {
     pub credential: Option<KnownCredential>,
     /// When it was last seen.
     pub last_seen: Option<UnixSeconds>,
+    /// Its condition of how far a revocation has come.
+    pub revoked: Option<Condition>,
 }
 
 /// What the status of a DeviceIdentity tells of its newest credential.
@@ -244,6 +248,9 @@ impl DeviceFacts {
                 expires: from_kubernetes(&credential.expiry_time),
                 generation: credential.observed_generation.unwrap_or(0),
             }),
+            revoked: status
+                .and_then(|status| find(&status.conditions, REVOKED))
+                .cloned(),
             last_seen: status
                 .and_then(|status| status.last_seen_time.as_ref())
                 .map(from_kubernetes),

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use fairway_identity::UnixSeconds;
+use fairway_identity::{Uid, UnixSeconds};
 use tokio::sync::{Notify, watch};
 
 use super::index::{Index, Touched};
@@ -231,6 +231,15 @@ impl Subscription {
         self.hub.acknowledged.notify_one();
     }
 
+    /// Whether a credential is revoked now.
+    pub fn revokes(&self, uid: &Uid, issued_at: UnixSeconds) -> bool {
+        self.hub
+            .lock()
+            .index
+            .record()
+            .revokes(uid, issued_at, self.hub.clock.now())
+    }
+
     /// Resolves when something that concerns it may have changed.
     pub async fn changed(&self) {
         self.wake.notified().await;
@@ -249,7 +258,6 @@ mod tests {
     use super::*;
     use crate::revoke::{Cause, Kind, Record};
     use crate::testing::{self, START, device, pod};
-    use fairway_identity::Uid;
     use futures::FutureExt as _;
 
     fn hub() -> Arc<Hub> {

@@ -102,7 +102,7 @@ pub enum Touched {
 }
 
 /// Something to be done about a change.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Errand {
     /// A device is gone.
     DeviceGone(DeviceFacts),
@@ -208,6 +208,19 @@ impl Index {
         }
         self.trust = Some(trust);
         Touched::All
+    }
+
+    /// Version of the trust set, if there is one.
+    pub fn trust_version(&self) -> Option<u64> {
+        self.trust.as_ref().map(VerifiedTrustSet::version)
+    }
+
+    /// Credentials issued before this are void, by the trust set.
+    pub fn floor(&self) -> UnixSeconds {
+        self.trust
+            .as_ref()
+            .map(|trust| trust.trust_set().revocation_floor)
+            .unwrap_or_default()
     }
 
     // --- pods ---------------------------------------------------------------
@@ -606,25 +619,26 @@ impl Index {
             return Touched::Nobody;
         }
         self.record = record;
-        self.time_has_passed(now)
+        self.time_has_passed(now);
+        Touched::All
     }
 
     /// Some entry of the record has become effective, or has ended.
     pub fn time_has_passed(&mut self, now: UnixSeconds) -> Touched {
-        self.revision += 1;
-        let revision = self.revision;
         let effective = self
             .record
             .iter()
             .filter(|entry| entry.is_effective(now))
             .map(Entry::key);
-        let before = std::mem::take(&mut self.effective);
-        self.effective = effective
-            .map(|key| {
-                let since = before.get(&key).copied().unwrap_or(revision);
-                (key, since)
-            })
-            .collect();
+        let effective: BTreeSet<String> = effective.collect();
+        if self.effective.keys().eq(&effective) {
+            return Touched::Nobody;
+        }
+        self.revision += 1;
+        self.effective.retain(|key, _| effective.contains(key));
+        for key in effective {
+            self.effective.entry(key).or_insert(self.revision);
+        }
         Touched::All
     }
 

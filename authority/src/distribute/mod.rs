@@ -9,11 +9,11 @@
 //!   acknowledgements.
 
 pub mod facts;
-//pub mod feed;
+pub mod feed;
 pub mod hub;
 pub mod index;
 pub mod view;
-//pub mod watch;
+pub mod watch;
 
 pub use hub::Hub;
 pub use index::{Index, Touched};

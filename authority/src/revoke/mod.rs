@@ -12,10 +12,10 @@
 //! asks for, [`keeper`] writes it, every replica sees the ConfigMap change and
 //! its index wakes the watches that the entry concerns.
 
-//pub mod acks;
+pub mod acks;
 pub mod due;
-//pub mod issued;
-//pub mod keeper;
+pub mod issued;
+pub mod keeper;
 pub mod record;
 
 pub use record::{Cause, Entry, Kind, Record};

@@ -95,7 +95,7 @@ impl Entry {
         let (namespace, name) = object.split_once('/')?;
         Some(Self {
             uid: Uid::new(uid).ok()?,
-            kind: Kind::ALL.into_iter().find(|known| known.word() == kind)?,
+            kind: Kind::parse(kind)?,
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             cause: Cause::ALL.into_iter().find(|known| known.word() == cause)?,
@@ -238,6 +238,11 @@ impl Entry {
 
 impl Kind {
     const ALL: [Self; 2] = [Self::Device, Self::Workload];
+
+    /// The kind that a word means.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.word() == word)
+    }
 
     fn word(self) -> &'static str {
         match self {

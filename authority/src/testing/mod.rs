@@ -1,5 +1,8 @@
 //! Makers of small objects for tests.
 
+pub(crate) mod fixture;
+pub(crate) mod mock;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use fairway_crds::{ChannelPolicy, DeviceState};
@@ -89,6 +92,7 @@ pub(crate) fn device(namespace: &str, name: &str) -> DeviceFacts {
         enrolled: true,
         credential: None,
         last_seen: None,
+        revoked: None,
     }
 }
 

@@ -1,0 +1,72 @@
+//! An authority with a mock API server, keys, and an empty, ready index.
+
+use std::sync::Arc;
+
+use fairway_identity::Uid;
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use super::mock::{self, Server};
+use super::{START, index, install, ring};
+use crate::authority::{Authority, Keys};
+use crate::clock::WallClock;
+use crate::distribute::Hub;
+use crate::events::{Events, Note};
+use crate::metrics::Metrics;
+use crate::revoke::issued::Issued;
+use crate::seen::LastSeen;
+
+pub(crate) struct Fixture {
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) hub: Arc<Hub>,
+    notes: std::sync::Mutex<mpsc::Receiver<Note>>,
+    _keys: watch::Sender<Keys>,
+}
+
+impl Fixture {
+    pub(crate) fn new() -> (Self, Server) {
+        Self::with(Keys::Ready(Arc::new(ring())))
+    }
+
+    pub(crate) fn without_keys() -> (Self, Server) {
+        Self::with(Keys::Refused)
+    }
+
+    fn with(keys: Keys) -> (Self, Server) {
+        let (client, server) = mock::api();
+        let clock = WallClock::from_fn(|| START);
+        let hub = Hub::new(index(), clock.clone());
+        let (events, notes) = Events::queue();
+        let (sender, keys) = watch::channel(keys);
+        let authority = Arc::new(Authority {
+            install: install(),
+            pod_name: "fairway-authority-0".to_owned(),
+            pod_uid: Uid::new("a0000000-0000-4000-8000-000000000001").unwrap(),
+            client: client.clone(),
+            clock,
+            keys,
+            hub: hub.clone(),
+            issued: Arc::new(Issued::new(&client, "fairway-system")),
+            events,
+            seen: LastSeen::queue().0,
+            metrics: Metrics::default(),
+            turns: Semaphore::new(4),
+        });
+        (
+            Self {
+                authority,
+                hub,
+                notes: notes.into(),
+                _keys: sender,
+            },
+            server,
+        )
+    }
+
+    /// Reasons of the events so far.
+    pub(crate) fn events(&self) -> Vec<&'static str> {
+        let mut notes = self.notes.lock().unwrap();
+        std::iter::from_fn(|| notes.try_recv().ok())
+            .map(|note| note.reason)
+            .collect()
+    }
+}
