@@ -61,7 +61,7 @@ impl KemKey {
     }
 
     /// A key of the test vectors.
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(test)]
     pub(crate) fn from_parts(secret: &[u8], public: &[u8]) -> Result<Self, CryptoError> {
         Ok(Self {
             secret: DecapsulationKey::new(&ML_KEM_768, secret).map_err(|_| CryptoError)?,
@@ -70,7 +70,7 @@ impl KemKey {
     }
 
     /// The private half, to be written into test vectors.
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(test)]
     pub(crate) fn secret_bytes(&self) -> Result<Vec<u8>, CryptoError> {
         let bytes = self.secret.key_bytes().map_err(|_| CryptoError)?;
         Ok(bytes.as_ref().to_vec())

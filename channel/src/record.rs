@@ -33,7 +33,7 @@ impl RecordKey {
     }
 
     /// For test vectors.
-    #[cfg(any(test, feature = "testing"))]
+    #[cfg(test)]
     pub(crate) fn expose(&self) -> (&[u8; 32], &[u8; 12]) {
         (&self.key, &self.iv)
     }

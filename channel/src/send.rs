@@ -330,11 +330,11 @@ impl SendHalf {
             // A copy that was thought lost need not go out again.
             self.lost.remove(range.clone());
             self.arrived.insert(range);
-            if let Some(first) = self.arrived.first() {
-                if first.start <= self.buffer.base {
-                    self.buffer.release(first.end);
-                    self.arrived.drop_first();
-                }
+            if let Some(first) = self.arrived.first()
+                && first.start <= self.buffer.base
+            {
+                self.buffer.release(first.end);
+                self.arrived.drop_first();
             }
         }
         !was_over && self.is_over() && !matches!(self.state, State::Reset { .. })

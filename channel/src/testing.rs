@@ -13,8 +13,11 @@ use crate::{
     frame::Frame, packet,
 };
 
-/// An entry, by name.
-pub const ENTRIES: [(&str, fn(&[u8])); 4] = [
+/// A fuzz entry: survives any bytes.
+pub type Entry = fn(&[u8]);
+
+/// All entries, by name.
+pub const ENTRIES: [(&str, Entry); 4] = [
     ("first_packet", first_packet),
     ("frames", frames),
     ("packets", packets),

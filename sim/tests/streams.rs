@@ -76,10 +76,17 @@ impl Traffic {
             while let Some(event) = self.pair.end(side).events.pop_front() {
                 match event {
                     Event::Opened { stream, .. } => {
-                        self.pair.end(side).channel.accept(now, stream).unwrap();
+                        self.pair
+                            .end(side)
+                            .channel
+                            .accept(now, stream)
+                            .expect("just offered");
                     }
                     Event::Finished(stream) => {
-                        let flow = self.flows.get_mut(&(side, stream)).unwrap();
+                        let flow = self
+                            .flows
+                            .get_mut(&(side, stream))
+                            .expect("a stream of the model");
                         assert!(
                             flow.finished && !flow.told,
                             "Finished comes once, at the end"
@@ -103,7 +110,10 @@ impl Traffic {
 
     fn write(&mut self, side: Side, id: StreamId) {
         let now = self.pair.now;
-        let flow = self.flows.get_mut(&(side, id)).unwrap();
+        let flow = self
+            .flows
+            .get_mut(&(side, id))
+            .expect("a stream of the model");
         while flow.written.len() < flow.to_write {
             let left = flow.to_write - flow.written.len();
             let size = match self.pair.random.random_range(0..4) {
@@ -133,7 +143,10 @@ impl Traffic {
             }
         }
         let end = self.pair.end(side);
-        let flow = self.flows.get_mut(&(side, id)).unwrap();
+        let flow = self
+            .flows
+            .get_mut(&(side, id))
+            .expect("a stream of the model");
         if !flow.finished && end.channel.finish(now, id).is_ok() {
             flow.finished = true;
         }
@@ -141,7 +154,10 @@ impl Traffic {
 
     fn read(&mut self, side: Side, id: StreamId) {
         let now = self.pair.now;
-        let flow = self.flows.get_mut(&(side.other(), id)).unwrap();
+        let flow = self
+            .flows
+            .get_mut(&(side.other(), id))
+            .expect("a stream of the model");
         let end = match side {
             Side::Initiator => &mut self.pair.initiator,
             Side::Responder => &mut self.pair.responder,
