@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::authority::Authority;
 use common::{soon, workload};
-use fairway_endpoint::{AuthorityError, CredentialSource, Endpoint, EndpointConfig, front_anchor};
+use fairway_endpoint::{CredentialSource, Endpoint, EndpointConfig};
 
 #[tokio::test]
 async fn a_workload_gets_its_credential_and_its_rules() {
@@ -30,4 +30,46 @@ async fn a_workload_gets_its_credential_and_its_rules() {
     assert!(sidecar.status().watching);
     sidecar.close().await;
     front.close().await;
+}
+
+#[tokio::test]
+async fn the_front_finds_its_anchor_at_the_socket() {
+    let authority = Authority::start();
+    let (trust_domain, pin) = soon(fairway_endpoint::front_anchor(authority.socket()))
+        .await
+        .unwrap();
+    assert_eq!(
+        (trust_domain, pin),
+        (authority.trust_domain(), authority.pin())
+    );
+}
+
+#[tokio::test]
+async fn a_token_that_is_not_accepted_is_a_reason_in_the_status() {
+    let authority = Authority::start();
+    let front = common::front(&authority, &[]).await;
+    let (sidecar, _) = common::workload_with_token(&authority, &front, "nonsense").await;
+    soon(async {
+        while sidecar.status().credential_error.is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let error = sidecar.status().credential_error.unwrap();
+    assert!(error.contains("token-refused"), "{error}");
+}
+
+#[tokio::test]
+async fn an_authority_of_another_root_is_not_believed() {
+    let authority = Authority::start();
+    let front = common::front(&authority, &[]).await;
+    let mut config = EndpointConfig::new(
+        authority.trust_domain(),
+        fairway_identity::RootHash([8; 32]),
+    );
+    config.credential = CredentialSource::Anonymous;
+    config.authority = Some(common::host_port(front.listen_address().unwrap()));
+    let stranger = Endpoint::start(config).await.unwrap();
+    let error = soon(stranger.authority().time()).await.unwrap_err();
+    assert_eq!(error.reason(), "trust-refused", "{error:?}");
 }

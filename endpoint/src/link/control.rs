@@ -198,12 +198,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             .next_message::<ToEndpoint>()
             .map_err(bad)?
         {
-            self.on_message(message);
+            self.on_message(message)?;
         }
         Ok(())
     }
 
-    fn on_message(&mut self, message: ToEndpoint) {
+    fn on_message(&mut self, message: ToEndpoint) -> Result<(), LinkEnd> {
         match message {
             ToEndpoint::Registered { name } => {
                 if self.control.asked.contains(&name) {
@@ -224,6 +224,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             } => self.on_incoming(circuit, &destination),
             ToEndpoint::Opened { circuit } => self.on_opened(circuit),
             ToEndpoint::Refused { circuit, reason } | ToEndpoint::Closed { circuit, reason } => {
+                // The peer's last words may have come in the same read.
+                self.hear_out(circuit.0)?;
                 self.on_circuit_over(circuit, reason);
             }
             ToEndpoint::Credit { circuit, max_bytes } => {
@@ -237,6 +239,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
                 self.shared.set_state(LinkState::Draining);
             }
         }
+        Ok(())
     }
 
     fn open_circuit(

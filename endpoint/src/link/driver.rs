@@ -286,6 +286,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         self.reap(id, &conn)
     }
 
+    /// Acts on what a session has to say, without sending anything.
+    pub(super) fn hear_out(&mut self, id: u32) -> Result<(), LinkEnd> {
+        let circuit = self.circuits.get(&id);
+        if let Some(conn) = circuit.and_then(|circuit| circuit.conn.clone()) {
+            self.batch.set_room(0);
+            while let Progress::Transmit = conn.poll(&mut self.batch, &mut self.polled) {}
+            self.act(id)?;
+        }
+        Ok(())
+    }
+
     fn poll_session(&mut self, id: u32, conn: &Arc<Conn>) -> Progress {
         let Some(circuit) = self.circuits.get_mut(&id) else {
             return Progress::Drained(None);

@@ -44,6 +44,7 @@ struct Books {
     /// By name of the device.
     devices: BTreeMap<String, VerifyingKey>,
     n_issued: u64,
+    n_tokens: u64,
     acks: BTreeMap<String, u64>,
     lifetime: Option<u64>,
 }
@@ -100,14 +101,12 @@ impl Authority {
         RootHash::of(&self.world.root.verifying_key())
     }
 
-    /// A token file; what it says is believed.
-    pub fn token(&self, namespace: &str, account: &str, services: &[&str]) -> PathBuf {
-        let path = self.dir.path().join(format!("token-{account}"));
-        std::fs::write(
-            &path,
-            format!("{namespace}/{account}/{}", services.join(",")),
-        )
-        .unwrap();
+    /// A token file; what it says (NAMESPACE/ACCOUNT/SERVICES) is believed.
+    pub fn token(&self, text: &str) -> PathBuf {
+        let mut books = self.world.state.lock().unwrap();
+        books.n_tokens += 1;
+        let path = self.dir.path().join(format!("token-{}", books.n_tokens));
+        std::fs::write(&path, text).unwrap();
         path
     }
 

@@ -68,7 +68,17 @@ pub async fn workload(
     account: &str,
     services: &[&str],
 ) -> (Endpoint, mpsc::Receiver<Incoming>) {
-    let token = authority.token("factory", account, services);
+    let token = format!("factory/{account}/{}", services.join(","));
+    workload_with_token(authority, front, &token).await
+}
+
+/// A sidecar that shows this token.
+pub async fn workload_with_token(
+    authority: &Authority,
+    front: &Endpoint,
+    token: &str,
+) -> (Endpoint, mpsc::Receiver<Incoming>) {
+    let token = authority.token(token);
     let mut config = EndpointConfig::new(authority.trust_domain(), authority.pin());
     config.credential = CredentialSource::Workload { token };
     config.authority = Some(host_port(front.listen_address().unwrap()));
