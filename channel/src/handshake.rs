@@ -1,7 +1,7 @@
 //! The handshake: Noise XXpsk3 with ML-KEM-768 mixed in (SPEC.md section 4).
 //!
 //! Bytes in, bytes out; when to send what, and how often, is decided in
-//! `channel.rs`. Each step consumes the state before it, so that none can be
+//! `channel/`. Each step consumes the state before it, so that none can be
 //! skipped or repeated. A failed step ends the handshake: snow's state is of
 //! no use after a forged message.
 

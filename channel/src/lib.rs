@@ -44,10 +44,10 @@
 
 //! # Reading order
 //!
-//! `channel.rs` is the machine that joins the parts. The handshake:
+//! `channel/` is the machine that joins the parts. The handshake:
 //! `packet.rs` (what a packet is), `handshake.rs`, `crypto.rs` (the
 //! primitives). Records: `record.rs`, `replay.rs`, and what is inside them,
-//! `frame.rs` with `varint.rs`. Streams: `streams.rs` over `send.rs`, `recv.rs`
+//! `frame.rs` with `varint.rs`. Streams: `streams/` over `send.rs`, `recv.rs`
 //! and `flow.rs`. Loss: `ack.rs` (what came in), `recovery.rs` (what went
 //! out). The bounds of everything are in [`limits`].
 

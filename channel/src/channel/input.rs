@@ -1,0 +1,343 @@
+//! What came in: packets, records, frames.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    Channel,
+    phase::{Greeting, Listening, Owes, Phase},
+};
+use crate::{
+    ClosedBy, Code, Event, Reason,
+    ack::Acks,
+    crypto::{self, CryptoError},
+    frame::{self, Frame},
+    handshake::Responder,
+    limits,
+    packet::FirstHeader,
+    record::Dropped,
+    recovery::{Carried, Fate},
+    recv::Taken,
+    streams::{Streams, Violation},
+    timer::Timer,
+};
+
+impl Channel {
+    pub(super) fn on_first(&mut self, packet: &[u8]) {
+        if let Phase::Listening(_) = &self.phase {
+            let header = match FirstHeader::decode(packet) {
+                Ok((header, _)) => header,
+                Err(error) => return self.fail_handshake(&error.to_string()),
+            };
+            (self.dialled, self.purpose) = (Some(header.dialled.into()), Some(header.purpose));
+            let Phase::Listening(listening) =
+                core::mem::replace(&mut self.phase, Phase::AwaitingHello)
+            else {
+                return;
+            };
+            let Listening {
+                secret,
+                seed,
+                hello,
+            } = *listening;
+            match Responder::answer(&secret, &seed, packet, &hello, crypto::encapsulate) {
+                Ok((state, second)) => {
+                    self.phase = Phase::Answered(Box::new(state));
+                    self.greet(second, Some(crypto::sha256(&[packet])));
+                }
+                Err(CryptoError) => self.fail_handshake("message 1 is damaged"),
+            }
+        } else {
+            self.on_repeated(packet);
+        }
+    }
+
+    pub(super) fn on_second(&mut self, packet: &[u8]) {
+        if !matches!(self.phase, Phase::Dialling(_)) {
+            return self.on_repeated(packet);
+        }
+        let Phase::Dialling(state) = core::mem::replace(&mut self.phase, Phase::AwaitingHello)
+        else {
+            return;
+        };
+        match state.read_second(packet) {
+            Ok((state, hello)) => {
+                self.measure_greeting();
+                self.greeting = Greeting {
+                    answers: Some(crypto::sha256(&[packet])),
+                    ..Greeting::default()
+                };
+                self.timers.set(Timer::Resend, None);
+                let static_key = state.remote_static();
+                self.remote_static = Some(static_key);
+                self.phase = Phase::Checking(Box::new(state));
+                self.events.push_back(Event::PeerHello {
+                    static_key,
+                    hello,
+                    last: false,
+                });
+            }
+            Err(CryptoError) => self.fail_handshake("message 2 is damaged or forged"),
+        }
+    }
+
+    pub(super) fn on_third(&mut self, packet: &[u8]) {
+        if !matches!(self.phase, Phase::Answered(_)) {
+            return self.on_repeated(packet);
+        }
+        let Phase::Answered(state) = core::mem::replace(&mut self.phase, Phase::AwaitingHello)
+        else {
+            return;
+        };
+        match state.read_third(packet) {
+            Ok((hello, established)) => {
+                self.measure_greeting();
+                self.greeting = Greeting::default();
+                let static_key = established.remote_static;
+                self.establish(established);
+                self.phase = Phase::Admitting(Vec::new());
+                self.events.push_back(Event::PeerHello {
+                    static_key,
+                    hello,
+                    last: true,
+                });
+            }
+            Err(CryptoError) => self.fail_handshake("message 3 is damaged or forged"),
+        }
+    }
+
+    /// A handshake packet out of place: a repetition of the one that was
+    /// answered means that the answer was lost; all others mean nothing.
+    fn on_repeated(&mut self, packet: &[u8]) {
+        let answered = self
+            .greeting
+            .answers
+            .filter(|_| self.greeting.packet.is_some());
+        if answered.is_some_and(|digest| digest == crypto::sha256(&[packet])) {
+            self.greeting.due = true;
+            self.greeting.resent = true;
+        } else {
+            self.stats.dropped_unexpected += 1;
+        }
+    }
+
+    pub(super) fn on_record(&mut self, packet: BytesMut) {
+        let Some(keys) = &mut self.keys else {
+            self.stats.dropped_unexpected += 1;
+            return;
+        };
+        if let Phase::Admitting(held) = &mut self.phase {
+            if held.len() < limits::MAX_HELD_RECORDS && packet.len() <= limits::MAX_PACKET {
+                held.push(packet);
+            }
+            return;
+        }
+        let size = packet.len();
+        let (number, text) = match keys.opener.open(packet) {
+            Ok(opened) => opened,
+            Err(Dropped::Forged) => {
+                self.stats.dropped_forged += 1;
+                return;
+            }
+            Err(Dropped::Replayed) => {
+                self.stats.dropped_replayed += 1;
+                return;
+            }
+        };
+        self.stats.packets_in += 1;
+        self.on_sign_of_life();
+        match self.on_frames(&text) {
+            Ok(Some(eliciting)) => self.acks.on_received(number, eliciting, size, self.now),
+            // Not acknowledged, so that it comes again.
+            Ok(None) => {}
+            Err(Violation { code, text }) => {
+                self.end(ClosedBy::Protocol, Reason::new(code, text));
+            }
+        }
+    }
+
+    /// Acts on the frames of a record. Gives whether it wants to be
+    /// acknowledged, or `None` if it must not be: something in it could not be
+    /// taken now.
+    fn on_frames(&mut self, text: &Bytes) -> Result<Option<bool>, Violation> {
+        let mut rest = &text[..];
+        if rest.is_empty() {
+            return Err(Violation::new("a record without frames"));
+        }
+        let mut eliciting = false;
+        while !rest.is_empty() {
+            let frame = frame::take(&mut rest)
+                .map_err(|_| Violation::new("a record that is not a row of frames"))?;
+            eliciting |= is_eliciting(&frame);
+            match self.on_frame(frame, text)? {
+                Taken::Yes => {}
+                Taken::NoRoom => return Ok(None),
+            }
+            if self.is_closed() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(eliciting))
+    }
+
+    fn on_frame(&mut self, frame: Frame<'_>, text: &Bytes) -> Result<Taken, Violation> {
+        match frame {
+            Frame::Padding(_) | Frame::Ping => {}
+            Frame::Ack(ack) => self.on_ack(&ack)?,
+            Frame::Hello(hello) => self.on_hello(hello)?,
+            Frame::Settings(settings) => {
+                self.streams.on_settings(settings, &mut self.events);
+                self.owes.settings_seen = true;
+                self.become_ready();
+            }
+            Frame::Close { code, reason } => {
+                self.end(ClosedBy::Peer, Reason::new(Code(code), reason));
+            }
+            // All that follow are about what only exists once both are ready.
+            // A peer that is may be ahead of this side: later, then.
+            _ if !self.is_ready() => return Ok(Taken::NoRoom),
+            Frame::Open { stream, header } => {
+                self.streams.on_open(stream, header, &mut self.events)?;
+            }
+            Frame::Accept { stream } => self.streams.on_accept(stream, &mut self.events)?,
+            Frame::Stream {
+                stream,
+                offset,
+                fin,
+                data,
+            } => {
+                let data = text.slice_ref(data);
+                let events = &mut self.events;
+                return self.streams.on_stream(stream, offset, fin, data, events);
+            }
+            Frame::Reset {
+                stream,
+                final_size,
+                code,
+                reason,
+            } => {
+                let reason = Reason::new(Code(code), reason);
+                let events = &mut self.events;
+                self.streams.on_reset(stream, final_size, reason, events)?;
+            }
+            Frame::Stop {
+                stream,
+                code,
+                reason,
+            } => {
+                let reason = Reason::new(Code(code), reason);
+                self.streams.on_stop(stream, reason, &mut self.events)?;
+            }
+            Frame::MaxData(max) => self.streams.on_max_data(max),
+            Frame::MaxStreamData { stream, max } => {
+                self.streams.on_max_stream_data(stream, max)?;
+            }
+            Frame::MaxStreams(max) => self.streams.on_max_streams(max, &mut self.events),
+            Frame::Datagram(data) => self.on_datagram(text.slice_ref(data)),
+        }
+        Ok(Taken::Yes)
+    }
+
+    fn on_ack(&mut self, ack: &frame::AckFrame<'_>) -> Result<(), Violation> {
+        let next = self
+            .keys
+            .as_ref()
+            .map_or(0, |keys| keys.sealer.next_number());
+        let mut sink = Sink {
+            streams: &mut self.streams,
+            acks: &mut self.acks,
+            owes: &mut self.owes,
+            events: &mut self.events,
+            pinged: &mut self.pinged,
+        };
+        self.recovery
+            .on_ack(ack, next, self.now, |fate, carried| {
+                sink.take(fate, carried)
+            })
+            .map_err(|_| Violation::new("an ACK for a packet that was never sent"))
+    }
+
+    fn on_hello(&mut self, hello: &[u8]) -> Result<(), Violation> {
+        if !self.initiator {
+            return Err(Violation::new("a HELLO frame from the initiator"));
+        }
+        // A repetition of one that was taken means nothing.
+        if let (Phase::AwaitingHello, Some(static_key)) = (&self.phase, self.remote_static) {
+            self.phase = Phase::Admitting(Vec::new());
+            self.events.push_back(Event::PeerHello {
+                static_key,
+                hello: hello.to_vec(),
+                last: true,
+            });
+        }
+        Ok(())
+    }
+
+    fn on_datagram(&mut self, data: Bytes) {
+        if self.datagrams_in >= limits::MAX_DATAGRAMS {
+            self.stats.dropped_datagrams += 1;
+            return;
+        }
+        self.datagrams_in += 1;
+        // Copied, because it would hold its packet's memory.
+        let data = Bytes::copy_from_slice(&data);
+        self.events.push_back(Event::Datagram(data));
+    }
+
+    /// An authentic, new record came in.
+    fn on_sign_of_life(&mut self) {
+        if self.greeting.packet.is_some() {
+            // The peer has our last handshake packet: it sealed with the key.
+            self.greeting = Greeting::default();
+            self.timers.set(Timer::Resend, None);
+        }
+        self.set_after(Timer::Idle, self.config.idle_timeout);
+        self.set_after(Timer::Keepalive, self.config.keepalive);
+    }
+}
+
+/// The parts that care what became of what was sent.
+pub(super) struct Sink<'a> {
+    pub(super) streams: &'a mut Streams,
+    pub(super) acks: &'a mut Acks,
+    pub(super) owes: &'a mut Owes,
+    pub(super) events: &'a mut VecDeque<Event>,
+    pub(super) pinged: &'a mut bool,
+}
+
+impl Sink<'_> {
+    pub(super) fn take(&mut self, fate: Fate, carried: Carried) {
+        match (carried, fate) {
+            (Carried::Ack(largest), Fate::Arrived) => self.acks.on_ack_acked(largest),
+            (Carried::Ping, Fate::Arrived) => {
+                if core::mem::take(self.pinged) {
+                    self.events.push_back(Event::Alive);
+                }
+            }
+            (Carried::Hello, Fate::Arrived) => self.owes.hello_bytes = None,
+            (Carried::Settings, Fate::Lost) => self.owes.settings = true,
+            (Carried::Hello, Fate::Lost) => self.owes.hello = self.owes.hello_bytes.is_some(),
+            (Carried::Ping, Fate::Lost) => self.owes.ping = true,
+            _ => self.streams.on_fate(fate, carried, self.events),
+        }
+    }
+}
+
+/// Whether a frame wants to be acknowledged: all that would be sent again do.
+fn is_eliciting(frame: &Frame<'_>) -> bool {
+    match frame {
+        Frame::Padding(_) | Frame::Ack(_) | Frame::Datagram(_) | Frame::Close { .. } => false,
+        Frame::Ping
+        | Frame::Hello(_)
+        | Frame::Settings(_)
+        | Frame::Open { .. }
+        | Frame::Accept { .. }
+        | Frame::Stream { .. }
+        | Frame::Reset { .. }
+        | Frame::Stop { .. }
+        | Frame::MaxData(_)
+        | Frame::MaxStreamData { .. }
+        | Frame::MaxStreams(_) => true,
+    }
+}

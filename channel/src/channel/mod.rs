@@ -1,0 +1,392 @@
+//! The machine: joins handshake, records, frames, streams, loss and time.
+//!
+//! Here is what the owner sees. `input.rs` acts on packets, `output.rs` makes
+//! them, `phase.rs` goes from phase to phase.
+
+mod input;
+mod output;
+mod phase;
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use zeroize::Zeroizing;
+
+use self::{
+    input::Sink,
+    phase::{Greeting, Keys, Listening, Owes, Phase},
+};
+use crate::{
+    Batch, ClosedBy, Code, Config, CreateError, DatagramError, Event, OpenError, Output,
+    ReadOutcome, Reason, StaticSecret, Stats, StreamError, StreamId, Time,
+    ack::Acks,
+    crypto::{CryptoError, KemKey},
+    handshake::Initiator,
+    limits,
+    packet::{self, FirstHeader},
+    recovery::Recovery,
+    streams::Streams,
+    timer::{Timer, Timers},
+};
+
+/// One end of a secure channel. The [crate docs](crate) have the contract.
+pub struct Channel {
+    config: Config,
+    initiator: bool,
+    /// The latest time seen.
+    now: Time,
+    phase: Phase,
+    dialled: Option<Box<str>>,
+    purpose: Option<u8>,
+    remote_static: Option<[u8; 32]>,
+    handshake_hash: Option<[u8; 32]>,
+    greeting: Greeting,
+    keys: Option<Box<Keys>>,
+    owes: Owes,
+    streams: Streams,
+    acks: Acks,
+    recovery: Recovery,
+    timers: Timers,
+    events: VecDeque<Event>,
+    /// How many of `events` are datagrams.
+    datagrams_in: usize,
+    datagrams_out: VecDeque<Bytes>,
+    /// An explicit `ping` has not been answered.
+    pinged: bool,
+    stats: Stats,
+}
+
+impl Channel {
+    /// The end that dials. `purpose` is a free byte of the layer above, bound
+    /// by the handshake; `dialled` names who is wanted and goes in the clear.
+    ///
+    /// `seed` must be fresh random bytes: the ephemeral key is derived from it.
+    pub fn initiator(
+        config: Config,
+        secret: &StaticSecret,
+        seed: [u8; 32],
+        purpose: u8,
+        dialled: &str,
+        now: Time,
+    ) -> Result<Self, CreateError> {
+        let seed = Zeroizing::new(seed);
+        match dialled.len() {
+            0 => return Err(CreateError::DialledEmpty),
+            1..=limits::MAX_DIALLED => {}
+            length => return Err(CreateError::DialledTooLong { length }),
+        }
+        let header = FirstHeader { purpose, dialled };
+        let (state, first) = KemKey::generate()
+            .and_then(|kem| Initiator::start(secret, &seed, kem, &header))
+            .map_err(|CryptoError| CreateError::Crypto)?;
+        let mut channel = Self::new(config, true, Phase::Dialling(Box::new(state)), now);
+        channel.dialled = Some(dialled.into());
+        channel.purpose = Some(purpose);
+        channel.greet(first, None);
+        Ok(channel)
+    }
+
+    /// The end that answers. `hello` goes into message 2, which whoever dials
+    /// can read without having shown who it is. More than
+    /// [`limits::MAX_HELLO`](crate::limits::MAX_HELLO) bytes close the channel.
+    pub fn responder(
+        config: Config,
+        secret: &StaticSecret,
+        seed: [u8; 32],
+        hello: Vec<u8>,
+        now: Time,
+    ) -> Self {
+        let too_long = hello.len() > limits::MAX_HELLO;
+        let listening = Listening {
+            secret: secret.clone(),
+            seed: Zeroizing::new(seed),
+            hello,
+        };
+        let mut channel = Self::new(config, false, Phase::Listening(Box::new(listening)), now);
+        if too_long {
+            channel.fail_handshake("this side's own hello is too long");
+        }
+        channel
+    }
+
+    /// Whether this end dialled.
+    pub fn is_initiator(&self) -> bool {
+        self.initiator
+    }
+
+    /// Whom the initiator wants to reach; the responder knows it after message 1.
+    /// Before the handshake is complete a responder must not trust it.
+    pub fn dialled(&self) -> Option<&str> {
+        self.dialled.as_deref()
+    }
+
+    /// The purpose byte of the initiator; the responder knows it after message 1.
+    pub fn purpose(&self) -> Option<u8> {
+        self.purpose
+    }
+
+    /// The hash of the complete handshake, equal at both ends and unique to
+    /// this channel. `None` before the handshake is complete.
+    pub fn handshake_hash(&self) -> Option<[u8; 32]> {
+        self.handshake_hash
+    }
+
+    /// The peer's static key, once it has been proven.
+    pub fn remote_static(&self) -> Option<[u8; 32]> {
+        self.remote_static
+    }
+
+    /// Whether the channel is over (nothing more can be read or written).
+    pub fn is_closed(&self) -> bool {
+        matches!(self.phase, Phase::Closed(_))
+    }
+
+    /// Whether streams may be opened.
+    pub fn is_ready(&self) -> bool {
+        matches!(self.phase, Phase::Ready)
+    }
+
+    /// How many streams exist at the moment, opened by either side.
+    pub fn streams(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            stream_bytes_in: self.streams.received(),
+            stream_bytes_out: self.streams.counts.out,
+            stream_bytes_resent: self.streams.counts.again,
+            packets_lost: self.recovery.lost(),
+            rtt_micros: self.recovery.rtt().map_or(0, |rtt| rtt.as_micros() as u64),
+            ..self.stats
+        }
+    }
+
+    /// Takes one packet. It is opened in place; a large piece of a stream that
+    /// comes in order is handed out by [`Channel::read`] as a slice of it. Such
+    /// a slice keeps the whole allocation that `packet` is a part of in memory
+    /// until it is dropped, so a read buffer should hold a few packets, not
+    /// megabytes.
+    pub fn handle_input(&mut self, now: Time, packet: BytesMut) {
+        self.advance(now);
+        if let Phase::Closed(closing) = &mut self.phase {
+            closing.on_packet();
+            return;
+        }
+        match packet.first() {
+            Some(&packet::RECORD) => self.on_record(packet),
+            Some(&packet::FIRST) => self.on_first(&packet),
+            Some(&packet::SECOND) => self.on_second(&packet),
+            Some(&packet::THIRD) => self.on_third(&packet),
+            Some(_) | None => self.stats.dropped_forged += 1,
+        }
+    }
+
+    /// Does what has become due.
+    pub fn handle_timeout(&mut self, now: Time) {
+        self.advance(now);
+        while let Some(timer) = self.timers.expired(self.now) {
+            match timer {
+                Timer::Handshake => {
+                    let text = "the handshake did not complete in time";
+                    self.end(
+                        ClosedBy::Protocol,
+                        Reason::new(Code::HANDSHAKE_TIMEOUT, text),
+                    );
+                }
+                Timer::Idle => {
+                    let text = "the peer was not heard of for too long";
+                    self.end(ClosedBy::Protocol, Reason::new(Code::IDLE_TIMEOUT, text));
+                }
+                Timer::Resend => self.resend_greeting(),
+                Timer::Keepalive => {
+                    self.owes.ping = true;
+                    self.set_after(Timer::Keepalive, self.config.keepalive);
+                }
+            }
+        }
+        self.acks.on_timeout(self.now);
+        let mut sink = Sink {
+            streams: &mut self.streams,
+            acks: &mut self.acks,
+            owes: &mut self.owes,
+            events: &mut self.events,
+            pinged: &mut self.pinged,
+        };
+        self.recovery
+            .on_timeout(self.now, |fate, carried| sink.take(fate, carried));
+    }
+
+    /// What is to be done next. Call until it answers [`Output::Timeout`].
+    /// Packets are put behind those that `batch` already has; a batch that is
+    /// full, or has no room, gets none.
+    pub fn poll_output(&mut self, now: Time, batch: &mut Batch) -> Output {
+        self.advance(now);
+        // A closed channel first says so to the peer: after the last event the
+        // owner may not ask again.
+        if self.is_closed() && self.fill_batch(batch) {
+            return Output::Transmit;
+        }
+        if let Some(event) = self.events.pop_front() {
+            self.datagrams_in -= usize::from(matches!(event, Event::Datagram(_)));
+            return Output::Event(event);
+        }
+        if self.fill_batch(batch) {
+            return Output::Transmit;
+        }
+        // Filling may have found the key used up.
+        if let Some(event) = self.events.pop_front() {
+            return Output::Event(event);
+        }
+        Output::Timeout(self.next_timeout())
+    }
+
+    /// The answer to [`Event::PeerHello`]: the peer is fine, go on. `hello` is
+    /// this side's own: of message 3 for the initiator's first, of the HELLO
+    /// frame for the responder; for the initiator's second it is not used and
+    /// should be empty. More than [`limits::MAX_HELLO`] bytes close the channel.
+    pub fn proceed(&mut self, now: Time, hello: Vec<u8>) {
+        self.advance(now);
+        if hello.len() > limits::MAX_HELLO {
+            self.fail_handshake("this side's own hello is too long");
+            return;
+        }
+        match core::mem::replace(&mut self.phase, Phase::AwaitingHello) {
+            Phase::Checking(state) => match state.write_third(&hello) {
+                Ok((third, established)) => {
+                    self.greet(third, self.greeting.answers);
+                    self.establish(established);
+                    self.owes.settings = true;
+                }
+                Err(CryptoError) => self.fail_handshake("message 3 could not be made"),
+            },
+            Phase::Admitting(held) => {
+                if !self.initiator {
+                    self.owes.settings = true;
+                    self.owes.hello = true;
+                    self.owes.hello_bytes = Some(hello.into_boxed_slice());
+                }
+                self.phase = Phase::AwaitingSettings;
+                self.become_ready();
+                for packet in held {
+                    self.handle_input(now, packet);
+                }
+            }
+            // Nothing was asked: nothing to proceed with.
+            other => self.phase = other,
+        }
+    }
+
+    /// Opens a stream; data may be written at once, before the peer accepts.
+    pub fn open(&mut self, now: Time, header: Vec<u8>) -> Result<StreamId, OpenError> {
+        self.advance(now);
+        match self.phase {
+            Phase::Ready => self.streams.open(header),
+            Phase::Closed(_) => Err(OpenError::Closed),
+            _ => Err(OpenError::NotReady),
+        }
+    }
+
+    /// Accepts a stream that the peer opened. Only then can it be read and written.
+    pub fn accept(&mut self, now: Time, stream: StreamId) -> Result<(), StreamError> {
+        self.advance(now);
+        self.streams.accept(stream, &mut self.events)
+    }
+
+    /// Ends both halves at once: RESET for what this side sends, STOP for what
+    /// the peer sends. Refuses a stream that was not accepted yet. No event
+    /// follows; a stream that is over already is left alone.
+    pub fn reset(&mut self, now: Time, stream: StreamId, reason: Reason) {
+        self.advance(now);
+        self.streams.reset(stream, &reason);
+    }
+
+    /// Wants nothing more from the peer on this stream; the sending half stays.
+    pub fn stop(&mut self, now: Time, stream: StreamId, reason: Reason) {
+        self.advance(now);
+        self.streams.stop(stream, &reason);
+    }
+
+    /// Ends the sending half in good order, after all that was written.
+    pub fn finish(&mut self, now: Time, stream: StreamId) -> Result<(), StreamError> {
+        self.advance(now);
+        self.streams.finish(stream)
+    }
+
+    /// Takes as much of `data` as the send buffer has room for, advances it,
+    /// and says how much. Less than all: wait for [`Event::Writable`]. The
+    /// bytes of large writes are not copied here, only once, into the batch.
+    pub fn write(
+        &mut self,
+        now: Time,
+        stream: StreamId,
+        data: &mut Bytes,
+    ) -> Result<usize, StreamError> {
+        self.advance(now);
+        self.streams.write(stream, data)
+    }
+
+    /// The next bytes of a stream. Taking them gives credit back to the peer.
+    pub fn read(&mut self, now: Time, stream: StreamId) -> Result<ReadOutcome, StreamError> {
+        self.advance(now);
+        self.streams.read(stream)
+    }
+
+    /// Sends bytes that may get lost.
+    pub fn send_datagram(&mut self, now: Time, data: Bytes) -> Result<(), DatagramError> {
+        self.advance(now);
+        if data.len() > limits::MAX_DATAGRAM {
+            return Err(DatagramError::TooLong { length: data.len() });
+        }
+        if !self.is_ready() {
+            return Err(DatagramError::NotReady);
+        }
+        if self.datagrams_out.len() >= limits::MAX_DATAGRAMS {
+            return Err(DatagramError::QueueFull);
+        }
+        self.datagrams_out.push_back(data);
+        Ok(())
+    }
+
+    /// Asks the peer for a sign of life: [`Event::Alive`]. Before the handshake
+    /// is complete it does nothing.
+    pub fn ping(&mut self, now: Time) {
+        self.advance(now);
+        if self.keys.is_some() && !self.is_closed() {
+            self.owes.ping = true;
+            self.pinged = true;
+        }
+    }
+
+    /// Ends the channel at once; the peer is told why, if it can be.
+    pub fn close(&mut self, now: Time, reason: Reason) {
+        self.advance(now);
+        self.end(ClosedBy::Owner, reason);
+    }
+}
+
+/// Doors for tests and fuzzing.
+#[cfg(any(test, feature = "testing"))]
+impl Channel {
+    /// A record of this end with any plaintext, sealed with the true key.
+    pub(crate) fn seal_raw(&mut self, plaintext: &[u8]) -> Option<BytesMut> {
+        let mut out = Vec::new();
+        crate::record::Sealer::begin(&mut out);
+        out.extend_from_slice(plaintext);
+        self.keys.as_mut()?.sealer.seal(&mut out, 0)?;
+        Some(BytesMut::from(&out[..]))
+    }
+}
+
+impl core::fmt::Debug for Channel {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Channel")
+            .field("initiator", &self.initiator)
+            .field("dialled", &self.dialled)
+            .field("ready", &self.is_ready())
+            .field("closed", &self.is_closed())
+            .field("streams", &self.streams.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,290 @@
+//! Filling records with what streams owe, and what became of it.
+
+use std::collections::VecDeque;
+
+use super::{Counts, Stream, Streams};
+use crate::{
+    Event, StreamId,
+    flow::Credit,
+    frame::{self, Frame},
+    limits,
+    recovery::{Cargo, Carried, Fate},
+    send::NoPiece,
+};
+
+/// The room that a control frame needs at most, and a STREAM frame's header.
+const FRAME_MAX: usize = limits::MAX_OPEN_HEADER + 16;
+const SMALL_FRAME_MAX: usize = limits::MAX_REASON + 32;
+const STREAM_HEADER_MAX: usize = 24;
+/// Less data than this is not worth a STREAM frame at the end of a record.
+const MIN_PIECE: usize = 64;
+
+/// What became of a record that was being filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Filled {
+    /// There may be more for the next record.
+    Full,
+    /// All that can be sent now is in it.
+    Drained,
+}
+
+impl Streams {
+    /// Something that belongs to streams arrived or was lost.
+    pub(crate) fn on_fate(&mut self, fate: Fate, carried: Carried, events: &mut VecDeque<Event>) {
+        match (carried, fate) {
+            (
+                Carried::Stream {
+                    stream,
+                    offset,
+                    length,
+                    fin,
+                },
+                Fate::Arrived,
+            ) => self.on_piece_arrived(stream, offset, length.into(), fin, events),
+            (
+                Carried::Stream {
+                    stream,
+                    offset,
+                    length,
+                    fin,
+                },
+                Fate::Lost,
+            ) => {
+                if let Some(entry) = self.map.get_mut(&stream)
+                    && entry.send.on_lost(offset, length.into(), fin)
+                {
+                    self.enqueue(stream);
+                }
+            }
+            (Carried::Open(id), Fate::Arrived) => {
+                if let Some(stream) = self.map.get_mut(&id) {
+                    stream.header = None;
+                    stream.owes.open = false;
+                }
+            }
+            (Carried::Reset(id), Fate::Arrived) => {
+                if let Some(stream) = self.map.get_mut(&id) {
+                    stream.send.on_reset_arrived();
+                    self.settle(id);
+                }
+            }
+            (Carried::Open(id), Fate::Lost) => {
+                self.owe_again(id, |stream| stream.owes.open = stream.header.is_some());
+            }
+            (Carried::Accept(id), Fate::Lost) => {
+                self.owe_again(id, |stream| stream.owes.accept = true);
+            }
+            (Carried::Reset(id), Fate::Lost) => {
+                self.owe_again(id, |stream| stream.owes.reset = true);
+            }
+            (Carried::Stop(id), Fate::Lost) => {
+                self.owe_again(id, |stream| stream.owes.stop = true);
+            }
+            (Carried::MaxStreamData(id), Fate::Lost) => {
+                self.owe_again(id, |stream| stream.recv.owe_raise());
+            }
+            (Carried::MaxData, Fate::Lost) => self.owes_max_data = true,
+            (Carried::MaxStreams, Fate::Lost) => self.owes_max_streams = true,
+            (
+                Carried::Accept(_)
+                | Carried::Stop(_)
+                | Carried::MaxStreamData(_)
+                | Carried::MaxData
+                | Carried::MaxStreams,
+                Fate::Arrived,
+            )
+            | (
+                Carried::Hello | Carried::Settings | Carried::Ping | Carried::Ack(_),
+                Fate::Arrived | Fate::Lost,
+            ) => {}
+        }
+    }
+
+    fn on_piece_arrived(
+        &mut self,
+        id: StreamId,
+        offset: u64,
+        length: u64,
+        fin: bool,
+        events: &mut VecDeque<Event>,
+    ) {
+        let Some(stream) = self.map.get_mut(&id) else {
+            return;
+        };
+        let finished = stream.send.on_arrived(offset, length, fin);
+        if stream.life.is_told() {
+            if finished {
+                events.push_back(Event::Finished(id));
+            }
+            if stream.send.take_writable(self.send_buffer) {
+                events.push_back(Event::Writable(id));
+            }
+        }
+        if finished {
+            self.settle(id);
+        }
+    }
+
+    fn owe_again(&mut self, id: StreamId, mark: impl FnOnce(&mut Stream)) {
+        if let Some(stream) = self.map.get_mut(&id) {
+            mark(stream);
+            self.enqueue(id);
+        }
+    }
+
+    /// Whether there is anything to put into a record.
+    pub(crate) fn wants_to_send(&self) -> bool {
+        !self.ready.is_empty() || self.owes_max_data || self.owes_max_streams || self.shared.raise
+    }
+
+    /// Appends frames until `out` has `end` bytes or there is nothing left.
+    pub(crate) fn fill(&mut self, out: &mut Vec<u8>, end: usize, cargo: &mut Cargo) -> Filled {
+        if end - out.len() < SMALL_FRAME_MAX {
+            return Filled::Full;
+        }
+        if core::mem::take(&mut self.shared.raise) || core::mem::take(&mut self.owes_max_data) {
+            self.owes_max_data = false;
+            Frame::MaxData(self.shared.allowance.raise()).put(out);
+            cargo.push(Carried::MaxData);
+        }
+        if core::mem::take(&mut self.owes_max_streams) {
+            Frame::MaxStreams(self.remote_max).put(out);
+            cargo.push(Carried::MaxStreams);
+        }
+        while let Some(id) = self.ready.pop_front() {
+            let Some(stream) = self.map.get_mut(&id) else {
+                continue;
+            };
+            match stream.fill(id, out, end, cargo, &mut self.credit, &mut self.counts) {
+                StreamFilled::Done => stream.queued = false,
+                StreamFilled::Starved => {
+                    stream.queued = false;
+                    if !core::mem::replace(&mut stream.starved, true) {
+                        self.starved.push(id);
+                    }
+                }
+                StreamFilled::NoRoomForControl => {
+                    self.ready.push_front(id);
+                    return Filled::Full;
+                }
+                StreamFilled::More => {
+                    self.ready.push_back(id);
+                    return Filled::Full;
+                }
+            }
+        }
+        Filled::Drained
+    }
+}
+
+enum StreamFilled {
+    /// Nothing more to send for now.
+    Done,
+    /// Waits for the channel's credit.
+    Starved,
+    /// The record is full.
+    More,
+    /// The record has no room for a control frame that must come first.
+    NoRoomForControl,
+}
+
+impl Stream {
+    fn fill(
+        &mut self,
+        id: StreamId,
+        out: &mut Vec<u8>,
+        end: usize,
+        cargo: &mut Cargo,
+        credit: &mut Credit,
+        counts: &mut Counts,
+    ) -> StreamFilled {
+        if !self.fill_control(id, out, end, cargo) {
+            return StreamFilled::NoRoomForControl;
+        }
+        loop {
+            let room = (end - out.len()).saturating_sub(STREAM_HEADER_MAX);
+            if room < MIN_PIECE {
+                return StreamFilled::More;
+            }
+            let piece = match self
+                .send
+                .next_piece(room.min(limits::MAX_STREAM_DATA), credit)
+            {
+                Ok(piece) => piece,
+                Err(NoPiece::Nothing | NoPiece::StreamCredit) => return StreamFilled::Done,
+                Err(NoPiece::ChannelCredit) => return StreamFilled::Starved,
+            };
+            frame::put_stream_header(out, id, piece.offset, piece.fin, piece.length);
+            self.send.copy_out(piece, out);
+            match piece.again {
+                true => counts.again += piece.length as u64,
+                false => counts.out += piece.length as u64,
+            }
+            cargo.push(Carried::Stream {
+                stream: id,
+                offset: piece.offset,
+                length: piece.length as u32,
+                fin: piece.fin,
+            });
+        }
+    }
+
+    /// Writes the control frames that are owed; `false` when one found no room.
+    fn fill_control(
+        &mut self,
+        id: StreamId,
+        out: &mut Vec<u8>,
+        end: usize,
+        cargo: &mut Cargo,
+    ) -> bool {
+        if self.owes.open {
+            let Some(header) = &self.header else {
+                self.owes.open = false;
+                return self.fill_control(id, out, end, cargo);
+            };
+            if end - out.len() < FRAME_MAX {
+                return false;
+            }
+            Frame::Open { stream: id, header }.put(out);
+            cargo.push(Carried::Open(id));
+            self.owes.open = false;
+        }
+        // ACCEPT, RESET, STOP and MAX_STREAM_DATA together.
+        if end - out.len() < 3 * SMALL_FRAME_MAX {
+            return false;
+        }
+        if core::mem::take(&mut self.owes.accept) {
+            Frame::Accept { stream: id }.put(out);
+            cargo.push(Carried::Accept(id));
+        }
+        if core::mem::take(&mut self.owes.reset)
+            && let Some((final_size, reason)) = self.send.reset_frame()
+        {
+            Frame::Reset {
+                stream: id,
+                final_size,
+                code: reason.code.0,
+                reason: &reason.text,
+            }
+            .put(out);
+            cargo.push(Carried::Reset(id));
+        }
+        if core::mem::take(&mut self.owes.stop)
+            && let Some(reason) = self.recv.stop_frame()
+        {
+            Frame::Stop {
+                stream: id,
+                code: reason.code.0,
+                reason: &reason.text,
+            }
+            .put(out);
+            cargo.push(Carried::Stop(id));
+        }
+        if self.recv.wants_raise() {
+            let max = self.recv.raise();
+            Frame::MaxStreamData { stream: id, max }.put(out);
+            cargo.push(Carried::MaxStreamData(id));
+        }
+        true
+    }
+}
