@@ -1,6 +1,9 @@
 //! The CEL rules of the resources, evaluated as the API server does: what is
 //! refused, and that the message says what to write instead.
 
+// Helpers of tests, which clippy does not know as such.
+#![allow(clippy::unwrap_used)]
+
 use fairway_crds::{ChannelPolicy, DeviceIdentity, EnrollmentTicket};
 
 /// A policy that is fine, with one line of it replaced.

@@ -2,6 +2,9 @@
 //! `NAME.golden.yaml`. `UPDATE_GOLDENS=1 cargo test -p fairway-operator` renews
 //! them; read the difference before you commit it.
 
+// Helpers of tests, which clippy does not know as such.
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 
 use fairway_operator::inject::{InjectConfig, Outcome, Refusal, SkipReason, inject};
