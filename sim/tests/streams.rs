@@ -195,9 +195,11 @@ impl Traffic {
     }
 }
 
-/// Prints the seed of a case that fails.
-fn for_seeds(seeds: core::ops::Range<u64>, case: impl Fn(u64) + std::panic::RefUnwindSafe) {
-    for seed in seeds {
+/// Runs `count` cases from the seed `first` on; `FAIRWAY_SEEDS=50` runs fifty
+/// times as many. Prints the seed of a case that fails.
+fn for_seeds(first: u64, count: u64, case: impl Fn(u64) + std::panic::RefUnwindSafe) {
+    let times = std::env::var("FAIRWAY_SEEDS").map_or(1, |times| times.parse().expect("a number"));
+    for seed in first..first + count * times {
         if std::panic::catch_unwind(|| case(seed)).is_err() {
             panic!("failed with seed {seed}");
         }
@@ -235,7 +237,7 @@ fn patient() -> Config {
 
 #[test]
 fn a_perfect_wire_resends_nothing() {
-    let traffic = exchange(1, Conditions::perfect(), Config::new(), 3_000_000);
+    let traffic = exchange(1, Conditions::perfect(), Config::new(), 1_500_000);
     for end in [&traffic.pair.initiator, &traffic.pair.responder] {
         let stats = end.channel.stats();
         assert_eq!(stats.stream_bytes_resent, 0);
@@ -246,14 +248,14 @@ fn a_perfect_wire_resends_nothing() {
 
 #[test]
 fn loss_reordering_and_repetition_lose_and_double_nothing() {
-    for_seeds(0..40, |seed| {
+    for_seeds(0, 12, |seed| {
         exchange(seed, lossy(), patient(), 100_000);
     });
 }
 
 #[test]
 fn small_windows_never_wedge() {
-    for_seeds(100..130, |seed| {
+    for_seeds(10_000, 10, |seed| {
         let config = patient()
             .session_window(3_000)
             .and_then(|config| config.stream_window(1_024))
@@ -274,7 +276,7 @@ fn lossy() -> Conditions {
 
 #[test]
 fn damaged_records_are_as_good_as_lost() {
-    for_seeds(200..220, |seed| {
+    for_seeds(20_000, 8, |seed| {
         let mut pair = Pair::with_configs(seed, Conditions::perfect(), patient(), patient());
         pair.connect().unwrap();
         pair.net.conditions = Conditions {
@@ -344,7 +346,7 @@ fn a_minute_without_a_net_loses_nothing() {
 
 #[test]
 fn handshakes_complete_over_bad_nets() {
-    for_seeds(300..400, |seed| {
+    for_seeds(30_000, 30, |seed| {
         let conditions = Conditions {
             loss: 0.4,
             ..lossy()
@@ -364,7 +366,7 @@ fn handshakes_complete_over_bad_nets() {
 
 #[test]
 fn resets_in_the_middle_leave_the_rest_alone() {
-    for_seeds(400..420, |seed| {
+    for_seeds(40_000, 10, |seed| {
         let config = patient().session_window(60_000).unwrap();
         let mut pair = Pair::with_configs(seed, lossy(), config.clone(), config);
         pair.connect().unwrap();
