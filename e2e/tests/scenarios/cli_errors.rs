@@ -2,63 +2,51 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use fairway_e2e::process::run;
-use fairway_e2e::{Result, scenario};
+use fairway_e2e::{Context as _, Device, Result, Scenario, Value, json, scenario};
+use k8s_openapi::api::authentication::v1::TokenRequest;
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::Api;
+use kube::api::PostParams;
 use tokio::process::Command;
 
 #[test]
 fn kubectl_fairway_says_what_is_missing() {
     scenario("cli", async |s| {
-        let program = s.cluster().program("kubectl-fairway");
         let said = s.cli(&["ticket", "pump-9"]).await?.failed()?;
-        assert!(
-            said.contains("pump-9") && said.contains(s.namespace()),
-            "no such device: {said}"
-        );
+        let place = format!("namespace {} has no DeviceIdentity pump-9", s.namespace());
+        assert!(said.contains(&place), "no such device: {said}");
 
-        let folder = tempfile::tempdir()?;
-        let nowhere = folder.path().join("kubeconfig");
-        fs::write(
-            &nowhere,
-            KUBECONFIG.replace("SERVER", "https://127.0.0.1:9"),
-        )?;
-        let said = run(Command::new(&program)
-            .args(["ticket", "pump-7"])
-            .env("KUBECONFIG", &nowhere))
-        .await?
-        .failed()?;
-        assert!(said.contains("127.0.0.1:9"), "no cluster: {said}");
-
-        let said = run(Command::new(&program)
-            .args(["ticket", "pump-7"])
-            .env("KUBECONFIG", folder.path().join("none")))
-        .await?
-        .failed()?;
-        assert!(
-            said.to_lowercase().contains("kubeconfig"),
-            "no kubeconfig: {said}"
-        );
-
-        // A ServiceAccount that may do nothing.
-        s.apply("apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: nobody}\n")
-            .await?;
         s.identity("pump-7").await?;
-        let said = s
-            .cli(&[
-                "ticket",
-                "pump-7",
-                "--as",
-                &s.text("system:serviceaccount:$NS:nobody"),
-            ])
-            .await?
-            .failed()?;
+        let folder = tempfile::tempdir()?;
+        let kubeconfig = folder.path().join("kubeconfig");
+        let said = ticket_with(s, &kubeconfig).await?;
+        assert!(said.contains("--kubeconfig"), "no kubeconfig: {said}");
+
+        fs::write(&kubeconfig, NOWHERE)?;
+        let said = ticket_with(s, &kubeconfig).await?;
         assert!(
-            said.contains("may not") || said.contains("forbidden"),
-            "no permission: {said}"
+            said.contains("https://127.0.0.1:9 cannot be reached"),
+            "{said}"
         );
+
+        fs::write(&kubeconfig, kubeconfig_of_nobody(s).await?)?;
+        let said = ticket_with(s, &kubeconfig).await?;
+        assert!(said.contains("no permission"), "{said}");
         Ok(())
     });
+}
+
+async fn ticket_with(s: &Scenario, kubeconfig: &Path) -> Result<String> {
+    let program = s.cluster().program("kubectl-fairway");
+    let mut command = Command::new(program);
+    command
+        .args(["ticket", "pump-7", "--namespace", s.namespace()])
+        .arg("--kubeconfig")
+        .arg(kubeconfig);
+    run(&mut command).await?.failed()
 }
 
 #[test]
@@ -114,11 +102,7 @@ fn fairway_device_says_what_is_missing() {
     });
 }
 
-async fn in_state_dir(
-    device: &fairway_e2e::Device<'_>,
-    dir: &std::path::Path,
-    ticket: &str,
-) -> Result<String> {
+async fn in_state_dir(device: &Device<'_>, dir: &Path, ticket: &str) -> Result<String> {
     run(device
         .agent_command()
         .args(["join", ticket])
@@ -128,7 +112,25 @@ async fn in_state_dir(
     .failed()
 }
 
-const KUBECONFIG: &str = "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
-    clusters: [{name: c, cluster: {server: SERVER}}]\n\
+/// The same cluster, for a ServiceAccount that may do nothing.
+async fn kubeconfig_of_nobody(s: &Scenario) -> Result<String> {
+    s.apply("apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: nobody}\n")
+        .await?;
+    let accounts = Api::<ServiceAccount>::namespaced(s.client(), s.namespace());
+    let request = accounts
+        .create_token_request("nobody", &PostParams::default(), &TokenRequest::default())
+        .await?;
+    let token = request.status.context("no token")?.token;
+    let ours =
+        run(Command::new("kubectl").args(["config", "view", "--raw", "--minify", "-o", "json"]))
+            .await?
+            .succeeded()?;
+    let mut config: Value = serde_json::from_str(&ours)?;
+    config["users"][0]["user"] = json!({"token": token});
+    Ok(config.to_string())
+}
+
+const NOWHERE: &str = "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+    clusters: [{name: c, cluster: {server: 'https://127.0.0.1:9'}}]\n\
     users: [{name: u, user: {token: t}}]\n\
     contexts: [{name: c, context: {cluster: c, user: u}}]\n";
