@@ -35,7 +35,7 @@ pub use address::{Address, AddressError, Destination, HostPort};
 pub use credential::{CredentialClaims, CredentialError, Form, IssueError, Serial, Uid, issue};
 pub use key::{Ed25519Key, KeyError, SignError, Signer, VerifyingKey};
 pub use name::{AccountName, Label, NameError, SpiffeId, Subject, TrustDomain};
-pub use peer::VerifiedPeer;
+pub use peer::{ExpiredPeer, Genuine, VerifiedPeer};
 pub use revocation::{Revocation, RevocationError, RevocationList};
 pub use signed_time::{SignedTime, SignedTimeError};
 pub use ticket::{Ticket, TicketError};

@@ -114,6 +114,49 @@ impl fmt::Debug for VerifiedPeer {
     }
 }
 
+/// A peer whose credential is genuine in all but its time, which is over. It
+/// says who the peer was, and is good for nothing but asking for a new one.
+#[derive(Clone)]
+pub struct ExpiredPeer(VerifiedPeer);
+
+impl ExpiredPeer {
+    /// Who it was.
+    pub fn id(&self) -> &SpiffeId {
+        self.0.id()
+    }
+
+    /// UID of the object behind it.
+    pub fn uid(&self) -> &Uid {
+        self.0.uid()
+    }
+
+    /// When the credential was issued.
+    pub fn issued_at(&self) -> UnixSeconds {
+        self.0.issued_at()
+    }
+
+    /// When it ended.
+    pub fn expired_at(&self) -> UnixSeconds {
+        self.0.expires()
+    }
+}
+
+impl fmt::Debug for ExpiredPeer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ExpiredPeer({})", self.id())
+    }
+}
+
+/// A credential that is genuine: signed by a trusted issuer for the key that
+/// was proved. Its time may be over.
+#[derive(Clone, Debug)]
+pub enum Genuine {
+    /// It is valid now.
+    Valid(VerifiedPeer),
+    /// It was.
+    Expired(ExpiredPeer),
+}
+
 impl VerifiedTrustSet {
     /// Checks a credential, and that it certifies the key that the handshake
     /// proved (`proven_key`): the one maker of a [`VerifiedPeer`].
@@ -127,6 +170,21 @@ impl VerifiedTrustSet {
         proven_key: &[u8; 32],
         clock: Clock,
     ) -> Result<VerifiedPeer, CredentialError> {
+        match self.verify_genuine(bytes, form, proven_key, clock)? {
+            Genuine::Valid(peer) => Ok(peer),
+            Genuine::Expired(_) => Err(CredentialError::Expired),
+        }
+    }
+
+    /// As [`VerifiedTrustSet::verify_credential`], but tells a credential that
+    /// has merely expired from one that is not genuine.
+    pub fn verify_genuine(
+        &self,
+        bytes: &[u8],
+        form: Form,
+        proven_key: &[u8; 32],
+        clock: Clock,
+    ) -> Result<Genuine, CredentialError> {
         let (claims, envelope) = credential::read(bytes, form)?;
         let set = self.trust_set();
         let issuer = set
@@ -148,20 +206,19 @@ impl VerifiedTrustSet {
             return Err(CredentialError::IssuerWindow);
         }
         let expires = claims.expires.min(issuer.expires);
-        self.check_time(&claims, expires, clock)?;
-        Ok(VerifiedPeer {
+        self.check_start(&claims, clock)?;
+        let peer = VerifiedPeer {
             claims: Arc::new(claims),
             form,
             expires,
-        })
+        };
+        if clock.at_least() >= expires {
+            return Ok(Genuine::Expired(ExpiredPeer(peer)));
+        }
+        Ok(Genuine::Valid(peer))
     }
 
-    fn check_time(
-        &self,
-        claims: &CredentialClaims,
-        expires: UnixSeconds,
-        clock: Clock,
-    ) -> Result<(), CredentialError> {
+    fn check_start(&self, claims: &CredentialClaims, clock: Clock) -> Result<(), CredentialError> {
         credential::check_lifetime(claims).map_err(|_| CredentialError::Lifetime)?;
         match clock {
             Clock::Trusted(now) => {
@@ -175,9 +232,6 @@ impl VerifiedTrustSet {
                     return Err(CredentialError::ClockNeeded);
                 }
             }
-        }
-        if clock.at_least() >= expires {
-            return Err(CredentialError::Expired);
         }
         Ok(())
     }
@@ -211,6 +265,24 @@ mod tests {
         assert_eq!(peer.attributes(), &device().attributes);
         assert_eq!(peer.expires(), device().expires);
         assert_eq!(peer.form(), Form::Full);
+    }
+
+    #[test]
+    fn an_expired_credential_is_told_from_one_that_is_not_genuine() {
+        let genuine = |claims: &CredentialClaims, key: &[u8; 32], now| {
+            trust().verify_genuine(&testing::issue(claims), Form::Full, key, at(now))
+        };
+        let (claims, later) = (device(), device().expires);
+        assert!(matches!(genuine(&claims, &KEY, NOW), Ok(Genuine::Valid(_))));
+        match genuine(&claims, &KEY, later) {
+            Ok(Genuine::Expired(peer)) => {
+                assert_eq!((peer.id(), peer.uid()), (&claims.id, &claims.uid));
+                assert_eq!(peer.expired_at(), later);
+            }
+            other => panic!("{other:?}"),
+        }
+        let stolen = genuine(&claims, &[0; 32], later);
+        assert_eq!(stolen.err(), Some(CredentialError::KeyNotProven));
     }
 
     #[test]

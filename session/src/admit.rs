@@ -5,12 +5,14 @@
 
 use fairway_channel::Code;
 use fairway_identity::{
-    Address, Clock, CredentialError, Form, RootHash, VerifiedPeer, VerifiedTrustSet,
+    Address, Clock, CredentialError, Form, Genuine, RootHash, SpiffeId, Uid, UnixSeconds,
+    VerifiedPeer, VerifiedTrustSet,
 };
 
 use crate::code::{self, Refusal};
 use crate::hello::Hello;
 use crate::local::{Admit, Rules};
+use crate::peer::Standing;
 
 /// What the checks know besides what the peer showed.
 pub(crate) struct Known<'a> {
@@ -95,21 +97,29 @@ pub(crate) fn check_caller(
     hello: &Hello,
     proven_key: &[u8; 32],
     known: &Known<'_>,
-) -> Result<Option<VerifiedPeer>, Refusal> {
-    if hello.credential.is_some() {
-        // Callers are judged by expiry and attributes, which need the time.
-        if let Clock::Floor(_) = known.clock {
-            return Err(clock_unknown());
-        }
-        return check_credential(hello, Form::Full, proven_key, known).map(Some);
+) -> Result<Standing, Refusal> {
+    let Some(credential) = &hello.credential else {
+        return match known.rules.admit {
+            Admit::AlsoAnonymous => Ok(Standing::Anonymous),
+            Admit::Credentialed => Err(Refusal::new(
+                code::ANONYMOUS,
+                "this endpoint talks only to peers with a credential",
+            )),
+        };
+    };
+    // Callers are judged by expiry and attributes, which need the time.
+    if let Clock::Floor(_) = known.clock {
+        return Err(clock_unknown());
     }
-    match known.rules.admit {
-        Admit::AlsoAnonymous => Ok(None),
-        Admit::Credentialed => Err(Refusal::new(
-            code::ANONYMOUS,
-            "this endpoint talks only to peers with a credential",
-        )),
-    }
+    let standing = match genuine(credential, Form::Full, proven_key, known)? {
+        Genuine::Valid(peer) => Standing::Verified(peer),
+        Genuine::Expired(peer) => match known.rules.admit {
+            Admit::AlsoAnonymous => Standing::Expired(peer),
+            Admit::Credentialed => return Err(expired(peer.id())),
+        },
+    };
+    check_revoked(&standing, known.rules)?;
+    Ok(standing)
 }
 
 /// The answering side's check of the name that was dialled.
@@ -126,27 +136,48 @@ pub(crate) fn check_dialled(dialled: Option<&str>, names: &[Address]) -> Result<
         })
 }
 
-/// Checks a credential that was already admitted, again: under another trust
-/// set, or by a better clock.
+/// Checks the credential of an admitted peer again, under another trust set or
+/// by a better clock. Its standing never gets better by it.
 pub(crate) fn check_again(
+    standing: &Standing,
     credential: &[u8],
     proven_key: &[u8; 32],
     known: &Known<'_>,
-) -> Result<VerifiedPeer, Refusal> {
-    let peer = verify(credential, Form::Full, proven_key, known)?;
-    check_revoked(&peer, known.rules)?;
-    Ok(peer)
+) -> Result<Standing, Refusal> {
+    let standing = match standing {
+        Standing::Anonymous => Standing::Anonymous,
+        Standing::Expired(was) => {
+            genuine(credential, Form::Full, proven_key, known)?;
+            Standing::Expired(was.clone())
+        }
+        Standing::Verified(_) => {
+            Standing::Verified(verify(credential, Form::Full, proven_key, known)?)
+        }
+    };
+    check_revoked(&standing, known.rules)?;
+    Ok(standing)
 }
 
 /// Whether the peer's credential was revoked.
-pub(crate) fn check_revoked(peer: &VerifiedPeer, rules: &Rules) -> Result<(), Refusal> {
-    if rules.revoked.revokes(peer.uid(), peer.issued_at()) {
-        return Err(Refusal::new(
-            code::REVOKED,
-            format!("{} is suspended or revoked", peer.id()),
-        ));
+pub(crate) fn check_revoked(standing: &Standing, rules: &Rules) -> Result<(), Refusal> {
+    let revoked = |id: &SpiffeId, uid: &Uid, issued_at: UnixSeconds| {
+        if rules.revoked.revokes(uid, issued_at) {
+            let text = format!("{id} is suspended or revoked");
+            return Err(Refusal::new(code::REVOKED, text));
+        }
+        Ok(())
+    };
+    match standing {
+        Standing::Verified(peer) => revoked(peer.id(), peer.uid(), peer.issued_at()),
+        Standing::Expired(peer) => revoked(peer.id(), peer.uid(), peer.issued_at()),
+        Standing::Anonymous => Ok(()),
     }
-    Ok(())
+}
+
+/// The refusal of somebody whose credential has run out.
+pub(crate) fn expired(id: &SpiffeId) -> Refusal {
+    let text = format!("the credential of {id} has expired");
+    Refusal::new(code::CREDENTIAL_EXPIRED, text)
 }
 
 fn check_credential(
@@ -162,7 +193,7 @@ fn check_credential(
         ));
     };
     let peer = verify(credential, form, proven_key, known)?;
-    check_revoked(&peer, known.rules)?;
+    check_revoked(&Standing::Verified(peer.clone()), known.rules)?;
     Ok(peer)
 }
 
@@ -172,6 +203,18 @@ fn verify(
     proven_key: &[u8; 32],
     known: &Known<'_>,
 ) -> Result<VerifiedPeer, Refusal> {
+    match genuine(credential, form, proven_key, known)? {
+        Genuine::Valid(peer) => Ok(peer),
+        Genuine::Expired(peer) => Err(expired(peer.id())),
+    }
+}
+
+fn genuine(
+    credential: &[u8],
+    form: Form,
+    proven_key: &[u8; 32],
+    known: &Known<'_>,
+) -> Result<Genuine, Refusal> {
     let Some(trust) = known.trust else {
         return Err(Refusal::new(
             code::TRUST_REFUSED,
@@ -179,7 +222,7 @@ fn verify(
         ));
     };
     trust
-        .verify_credential(credential, form, proven_key, known.clock)
+        .verify_genuine(credential, form, proven_key, known.clock)
         .map_err(|error| Refusal::new(code_of(&error), format!("{}: {error}", error.reason())))
 }
 

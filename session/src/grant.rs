@@ -202,7 +202,7 @@ fn door(peer: &PeerInfo, port: u16, live: &Live) -> Result<(Permit, Decision, Wh
     let Some(caller) = peer.caller() else {
         return Err(Denied::new(
             code::ANONYMOUS,
-            "without a credential only Control streams can be opened",
+            "without a valid credential only Control streams can be opened",
         ));
     };
     let rules = live.rules();

@@ -57,7 +57,7 @@ pub use event::{ClosedBy, Event, Output};
 pub use grant::{Grant, HttpAnswer, HttpPass, Permit};
 pub use local::{Admit, Local, Now, Rules};
 pub use open::{OpenRequest, OpenTarget};
-pub use peer::PeerInfo;
+pub use peer::{PeerInfo, Standing};
 pub use session::{AcceptError, AnswerError, OpenError, Session};
 
 // What callers need of the channel below.

@@ -103,10 +103,10 @@ pub struct Rules {
 /// Who may have a session with this side.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Admit {
-    /// Peers with a credential.
+    /// Peers with a valid credential.
     #[default]
     Credentialed,
-    /// Also peers without one, for Control streams only. For the authority's
-    /// front and for relays.
+    /// Also peers without one, and peers whose genuine credential has expired,
+    /// for Control streams only. For the authority's front and for relays.
     AlsoAnonymous,
 }

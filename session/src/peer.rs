@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use fairway_identity::{Address, SpiffeId, Subject, VerifiedPeer};
+use fairway_identity::{Address, ExpiredPeer, SpiffeId, Subject, VerifiedPeer};
 use fairway_policy::Caller;
 
 /// The other end of an established session, as proven. Cheap to clone.
@@ -13,23 +13,34 @@ use fairway_policy::Caller;
 pub struct PeerInfo(Arc<Inner>);
 
 struct Inner {
-    verified: Option<VerifiedPeer>,
+    standing: Standing,
     key: [u8; 32],
     handshake_hash: [u8; 32],
     instance: [u8; 16],
     dialled: Address,
 }
 
+/// What the peer could show for itself.
+#[derive(Clone, Debug)]
+pub enum Standing {
+    /// A valid credential.
+    Verified(VerifiedPeer),
+    /// A credential that is genuine and has expired: Control streams only.
+    Expired(ExpiredPeer),
+    /// None: Control streams only.
+    Anonymous,
+}
+
 impl PeerInfo {
     pub(crate) fn new(
-        verified: Option<VerifiedPeer>,
+        standing: Standing,
         key: [u8; 32],
         handshake_hash: [u8; 32],
         instance: [u8; 16],
         dialled: Address,
     ) -> Self {
         Self(Arc::new(Inner {
-            verified,
+            standing,
             key,
             handshake_hash,
             instance,
@@ -37,13 +48,21 @@ impl PeerInfo {
         }))
     }
 
-    /// Who the peer is; `None` for one without a credential, which can have
-    /// Control streams only.
-    pub fn verified(&self) -> Option<&VerifiedPeer> {
-        self.0.verified.as_ref()
+    /// What the peer could show for itself.
+    pub fn standing(&self) -> &Standing {
+        &self.0.standing
     }
 
-    /// The peer's SPIFFE ID; `None` for one without a credential.
+    /// The peer, if its credential is valid; all others can have Control
+    /// streams only.
+    pub fn verified(&self) -> Option<&VerifiedPeer> {
+        match &self.0.standing {
+            Standing::Verified(peer) => Some(peer),
+            Standing::Expired(_) | Standing::Anonymous => None,
+        }
+    }
+
+    /// The peer's SPIFFE ID, if its credential is valid.
     pub fn id(&self) -> Option<&SpiffeId> {
         self.verified().map(VerifiedPeer::id)
     }
@@ -89,11 +108,12 @@ impl PeerInfo {
 }
 
 impl fmt::Display for PeerInfo {
-    /// The SPIFFE ID, or `anonymous`.
+    /// The SPIFFE ID, with a remark if it has expired, or `anonymous`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.id() {
-            Some(id) => id.fmt(f),
-            None => f.write_str("anonymous"),
+        match &self.0.standing {
+            Standing::Verified(peer) => peer.id().fmt(f),
+            Standing::Expired(peer) => write!(f, "{} (expired)", peer.id()),
+            Standing::Anonymous => f.write_str("anonymous"),
         }
     }
 }

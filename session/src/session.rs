@@ -21,7 +21,7 @@ use crate::limits::NAMES_MAX;
 use crate::live::{Half, Live};
 use crate::local::{Admit, Local, Now, Rules};
 use crate::open::{OpenRequest, OpenTarget};
-use crate::peer::PeerInfo;
+use crate::peer::{PeerInfo, Standing};
 
 /// A secure channel whose ends know each other. The [crate docs](crate) have
 /// the contract.
@@ -57,18 +57,14 @@ enum Phase {
 
 /// An admitted peer, with what is needed to judge it again.
 struct Admitted {
-    peer: Option<Credentialed>,
-    key: [u8; 32],
-    instance: [u8; 16],
-    dialled: Address,
-}
-
-struct Credentialed {
-    peer: VerifiedPeer,
+    standing: Standing,
     /// As shown, to be verified again when trust set or clock change.
     credential: Box<[u8]>,
     /// Verified without knowing the time; to be done again once it is known.
     by_floor: bool,
+    key: [u8; 32],
+    instance: [u8; 16],
+    dialled: Address,
 }
 
 /// A stream could not be opened.
@@ -236,19 +232,22 @@ impl Session {
             self.channel.reset(now.mono, stream, refusal.to_reason());
             self.events.push_back(Event::Ended { stream, refusal });
         }
-        let peer = match &self.phase {
-            Phase::LeanChecked(peer) => Some(peer),
+        let standing = match &self.phase {
+            Phase::LeanChecked(peer) => Standing::Verified(peer.clone()),
             Phase::Admitted(admitted) | Phase::Established(admitted, _) => {
-                let anonymous = admitted.peer.is_none();
-                if anonymous && rules.admit == Admit::Credentialed {
-                    let text = "peers without a credential are not admitted any more";
-                    return self.end(now, Refusal::new(code::ANONYMOUS, text));
-                }
-                admitted.peer.as_ref().map(|known| &known.peer)
+                admitted.standing.clone()
             }
-            Phase::Unknown | Phase::Ended => None,
+            Phase::Unknown | Phase::Ended => return,
         };
-        if let Some(Err(refusal)) = peer.map(|peer| admit::check_revoked(peer, &rules)) {
+        let welcome = match (&standing, rules.admit) {
+            (Standing::Verified(_), _) | (_, Admit::AlsoAnonymous) => Ok(()),
+            (Standing::Expired(peer), Admit::Credentialed) => Err(admit::expired(peer.id())),
+            (Standing::Anonymous, Admit::Credentialed) => {
+                let text = "peers without a credential are not admitted any more";
+                Err(Refusal::new(code::ANONYMOUS, text))
+            }
+        };
+        if let Err(refusal) = welcome.and_then(|()| admit::check_revoked(&standing, &rules)) {
             self.end(now, refusal);
         }
     }
@@ -488,13 +487,14 @@ impl Session {
             }
             (Role::Dialler(_), Phase::LeanChecked(lean), true) => {
                 let peer = admit::check_full(&hello, &key, &dialled, &lean, &known)?;
-                let admitted = Admitted::new(Some(peer), hello, key, dialled, now.clock);
+                let standing = Standing::Verified(peer);
+                let admitted = Admitted::new(standing, hello, key, dialled, now.clock);
                 (Phase::Admitted(admitted), Vec::new())
             }
             (Role::Answerer(_), Phase::Unknown, true) => {
-                let peer = admit::check_caller(&hello, &key, &known)?;
+                let standing = admit::check_caller(&hello, &key, &known)?;
                 let answer = self.own_hello(&hello);
-                let admitted = Admitted::new(peer, hello, key, dialled, now.clock);
+                let admitted = Admitted::new(standing, hello, key, dialled, now.clock);
                 (Phase::Admitted(admitted), answer)
             }
             _ => return Err(Refusal::new(code::MALFORMED, "a hello out of turn")),
@@ -604,47 +604,51 @@ impl Session {
     /// Ends the session when the peer's credential has run out, and verifies
     /// it once more when the time has become known.
     fn judge_by_clock(&mut self, now: Now) {
-        let Some(known) = self.credentialed() else {
+        let Some(admitted) = self.admitted() else {
             return;
         };
-        if now.clock.at_least() >= known.peer.expires() {
-            let text = format!("the credential of {} has expired", known.peer.id());
-            return self.end(now, Refusal::new(code::CREDENTIAL_EXPIRED, text));
+        if let Standing::Verified(peer) = &admitted.standing
+            && now.clock.at_least() >= peer.expires()
+        {
+            let refusal = admit::expired(peer.id());
+            return self.end(now, refusal);
         }
-        if let (true, Clock::Trusted(_)) = (known.by_floor, now.clock) {
+        if let (true, Clock::Trusted(_)) = (admitted.by_floor, now.clock) {
             self.judge_again(now);
         }
     }
 
     fn judge_again(&mut self, now: Now) {
         let rules = self.live.rules();
-        let trust = self.local.trust.as_ref();
+        let known = Known {
+            trust: self.local.trust.as_ref(),
+            rules: &rules,
+            clock: now.clock,
+        };
         let (Phase::Admitted(admitted) | Phase::Established(admitted, _)) = &mut self.phase else {
             // A lean credential is followed by the full one, which is verified
             // under the trust set of then.
             return;
         };
-        let Some(known) = &mut admitted.peer else {
-            return;
-        };
-        let context = Known {
-            trust,
-            rules: &rules,
-            clock: now.clock,
-        };
-        match admit::check_again(&known.credential, &admitted.key, &context) {
+        let Admitted {
+            standing,
+            credential,
+            key,
+            ..
+        } = &*admitted;
+        match admit::check_again(standing, credential, key, &known) {
             // Its end may have moved with its issuer's.
-            Ok(peer) => {
-                known.peer = peer;
-                known.by_floor = matches!(now.clock, Clock::Floor(_));
+            Ok(standing) => {
+                admitted.standing = standing;
+                admitted.by_floor = matches!(now.clock, Clock::Floor(_));
             }
             Err(refusal) => self.end(now, refusal),
         }
     }
 
-    fn credentialed(&self) -> Option<&Credentialed> {
+    fn admitted(&self) -> Option<&Admitted> {
         match &self.phase {
-            Phase::Admitted(admitted) | Phase::Established(admitted, _) => admitted.peer.as_ref(),
+            Phase::Admitted(admitted) | Phase::Established(admitted, _) => Some(admitted),
             Phase::Unknown | Phase::LeanChecked(_) | Phase::Ended => None,
         }
     }
@@ -653,32 +657,28 @@ impl Session {
     /// second late, since the wall clock comes in whole seconds. Any call in
     /// between notices, too.
     fn expiry(&self, now: Now) -> Option<Time> {
-        let left = self
-            .credentialed()?
-            .peer
-            .expires()
-            .since(now.clock.at_least());
-        now.mono.checked_add(Time::from_secs(left))
+        match &self.admitted()?.standing {
+            Standing::Verified(peer) => {
+                let left = peer.expires().since(now.clock.at_least());
+                now.mono.checked_add(Time::from_secs(left))
+            }
+            Standing::Expired(_) | Standing::Anonymous => None,
+        }
     }
 }
 
 impl Admitted {
     fn new(
-        peer: Option<VerifiedPeer>,
+        standing: Standing,
         hello: Hello,
         key: [u8; 32],
         dialled: Address,
         clock: Clock,
     ) -> Self {
-        let by_floor = matches!(clock, Clock::Floor(_));
-        let credential = hello.credential.unwrap_or_default().into_boxed_slice();
-        let peer = peer.map(|peer| Credentialed {
-            peer,
-            credential,
-            by_floor,
-        });
         Self {
-            peer,
+            standing,
+            credential: hello.credential.unwrap_or_default().into_boxed_slice(),
+            by_floor: matches!(clock, Clock::Floor(_)),
             key,
             instance: hello.instance,
             dialled,
@@ -686,9 +686,8 @@ impl Admitted {
     }
 
     fn info(&self, handshake_hash: [u8; 32]) -> PeerInfo {
-        let verified = self.peer.as_ref().map(|known| known.peer.clone());
         PeerInfo::new(
-            verified,
+            self.standing.clone(),
             self.key,
             handshake_hash,
             self.instance,

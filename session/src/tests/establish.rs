@@ -4,7 +4,7 @@ use fairway_identity::Address;
 
 use super::world::{broker_rules, open_rules};
 use super::*;
-use crate::{Event, OpenError, OpenRequest, OpenTarget, Permit, Rules, Session};
+use crate::{Event, OpenError, OpenRequest, OpenTarget, Permit, Rules, Session, Standing};
 
 #[test]
 fn a_device_and_a_workload_get_to_know_each_other() {
@@ -113,6 +113,41 @@ fn an_endpoint_links_to_a_relay_without_knowing_the_time() {
     assert_eq!(
         pair.answerer.session.peer().unwrap().id(),
         Some(&world.device("pump-7"))
+    );
+}
+
+/// A device that slept too long is known again, and may do no more than a
+/// newcomer.
+#[test]
+fn an_expired_credential_is_good_for_control_streams_only() {
+    let world = World::new();
+    let expired = world.pump_with(|claims| claims.expires = super::world::START);
+    let mut pair = Pair::new(
+        (expired, Rules::default()),
+        (world.relay(), open_rules()),
+        &[Address::Relay],
+        Address::Relay,
+    );
+    pair.drive();
+    let peer = pair.answerer.session.peer().unwrap().clone();
+    match peer.standing() {
+        Standing::Expired(was) => assert_eq!(was.id(), &world.device("pump-7")),
+        other => panic!("{other:?}"),
+    }
+    assert!(peer.verified().is_none() && peer.id().is_none());
+    pair.connect(&OpenRequest::control());
+    let stream = pair.open(&OpenRequest::port(80));
+    assert_eq!(pair.answerer.refused(stream), "credential-required");
+    // It stays what it was, also under a newer trust set, until it is not
+    // welcome any more.
+    pair.answerer.session.set_trust(now(0), world.trust(2));
+    pair.advance_to(60);
+    assert!(pair.answerer.session.is_established());
+    pair.answerer.session.set_rules(now(60), Rules::default());
+    pair.drive();
+    assert_eq!(
+        pair.dialler.closed().unwrap().1.word(),
+        "credential-expired"
     );
 }
 

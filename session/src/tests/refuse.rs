@@ -310,13 +310,26 @@ fn a_peer_without_a_credential_is_refused_where_it_is_not_admitted() {
 #[test]
 fn a_bad_credential_is_refused_also_where_none_is_needed() {
     let world = World::new();
-    let expired = world.pump_with(|claims| claims.expires = START);
+    let early = world.pump_with(|claims| {
+        claims.not_before = START.plus(600);
+        claims.issued_at = START.plus(600);
+    });
     with_rules(
-        (expired, Rules::default()),
+        (early, Rules::default()),
         (world.authority(), open_rules()),
         "authority",
     )
-    .assert_refused(BY_ANSWERER, "credential-expired");
+    .assert_refused(BY_ANSWERER, "credential-refused");
+    // Expired and stolen.
+    let mut claims = world.claims(world.device("pump-7"), &secret(7));
+    claims.expires = START;
+    let thief = world.local(secret(66), &claims);
+    with_rules(
+        (thief, Rules::default()),
+        (world.authority(), open_rules()),
+        "authority",
+    )
+    .assert_refused(BY_ANSWERER, "credential-refused");
 }
 
 // === revoked ===
@@ -341,6 +354,18 @@ fn a_revoked_peer_is_refused_on_both_sides() {
         name,
     )
     .assert_refused(BY_DIALLER, "revoked");
+    // Also where its expired credential would do.
+    let expired = world.pump_with(|claims| claims.expires = START);
+    let front = Rules {
+        revoked: revoking("uid-of-pump-7"),
+        ..open_rules()
+    };
+    with_rules(
+        (expired, Rules::default()),
+        (world.authority(), front),
+        "authority",
+    )
+    .assert_refused(BY_ANSWERER, "revoked");
     // Issued after the revocation: good again.
     let again = world.pump_with(|claims| {
         claims.issued_at = START.plus(1);
