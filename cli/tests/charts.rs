@@ -362,28 +362,6 @@ fn every_pod_has_a_budget_and_a_selector_that_finds_it() {
     }
 }
 
-#[test]
-fn the_notes_fit_the_values() {
-    let notes = |values: &[&str]| {
-        let base = [
-            "install",
-            "fairway",
-            "charts/fairway",
-            "-n",
-            "fairway-system",
-            "--dry-run=client",
-        ];
-        let output = helm(&[&base[..], values].concat());
-        // Without a cluster helm knows the version it was built for at best.
-        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
-    };
-    let refused = notes(&[]).contains("kubeVersion");
-    if !refused {
-        assert!(notes(&[]).contains("kubectl fairway check"));
-        assert!(notes(&["--set", "relay.service.type=ClusterIP"]).contains("another way to it"));
-    }
-}
-
 /// The Kubernetes that is rendered for; the oldest that the chart takes.
 const KUBE_VERSION: &str = "1.33.0";
 
