@@ -378,3 +378,274 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::mock::{self, Answer, Call, Server};
+    use crate::testing::{START, install};
+    use std::sync::{Arc, Mutex};
+
+    const SECRETS: &str = "/api/v1/namespaces/fairway-system/secrets";
+    const MAP: &str = "/api/v1/namespaces/fairway-system/configmaps/fairway-trust";
+
+    fn store(client: &Client) -> KeyStore {
+        let relays = vec!["relay.example.com:7440".parse().unwrap()];
+        KeyStore::new(client, install(), relays, WallClock::from_fn(|| START))
+    }
+
+    fn expect(server: Server, line: String, answer: Answer) -> Server {
+        server.expect(move |call: &Call| {
+            assert_eq!(call.line(), line);
+            answer
+        })
+    }
+
+    /// The root's Secret is asked for, and this is the answer.
+    fn root_read(server: Server, answer: Answer) -> Server {
+        expect(server, format!("GET {SECRETS}/fairway-root"), answer)
+    }
+
+    fn nothing(server: Server, path: &str) -> Server {
+        expect(server, format!("GET {path}"), Answer::status(404))
+    }
+
+    fn empty_list(server: Server, kind: &str) -> Server {
+        let items = Answer::ok(json!({"metadata": {}, "items": []}));
+        expect(
+            server,
+            format!("GET /apis/fairway.dev/v1alpha1/{kind}"),
+            items,
+        )
+    }
+
+    fn no_evidence(server: Server) -> Server {
+        let server = nothing(server, MAP);
+        let server = nothing(server, &format!("{SECRETS}/fairway-issuer"));
+        let server = empty_list(server, "deviceidentities");
+        empty_list(server, "enrollmenttickets")
+    }
+
+    fn root_secret(seed: u8) -> Answer {
+        Answer::ok(
+            json!({"metadata": {"name": "fairway-root"}, "data": {"seed": ByteString(vec![seed; 32])}}),
+        )
+    }
+
+    fn published(server: Server, seen: &Arc<Mutex<Value>>) -> Server {
+        let seen = seen.clone();
+        server.expect(move |call| {
+            assert_eq!(call.line(), format!("PATCH {MAP}"));
+            *seen.lock().unwrap() = call.body["data"].clone();
+            Answer::ok(json!({"metadata": {}}))
+        })
+    }
+
+    use serde_json::Value;
+
+    #[tokio::test]
+    async fn the_first_start_makes_root_then_issuer_then_tells() {
+        let (client, server) = mock::api();
+        let told = Arc::default();
+        let server = no_evidence(root_read(server, Answer::status(404)));
+        let server = server.expect(|call| {
+            assert_eq!(call.line(), format!("POST {SECRETS}"));
+            assert_eq!(call.body["metadata"]["name"], "fairway-root");
+            assert_eq!(call.body["immutable"], true);
+            Answer::ok(call.body.clone())
+        });
+        let server = nothing(nothing(server, MAP), &format!("{SECRETS}/fairway-issuer"));
+        let server = server.expect(|call| {
+            assert_eq!(call.line(), format!("POST {SECRETS}"));
+            assert_eq!(call.body["metadata"]["name"], "fairway-issuer");
+            Answer::ok(call.body.clone())
+        });
+        let server = published(server, &told);
+        let ring = store(&client).load(UnixSeconds(0)).await.unwrap();
+        server.done().await;
+        let told: Value = told.lock().unwrap().clone();
+        assert_eq!(told["rootHash"], ring.root().to_string());
+        assert_eq!(told["trustDomain"], "fairway.local");
+        assert_eq!(told["relays"], "relay.example.com:7440");
+    }
+
+    #[tokio::test]
+    async fn the_replica_that_loses_the_race_takes_what_the_winner_made() {
+        let root = Ed25519Key::from_seed([7; 32]);
+        let wanted = install();
+        let winner = Bundle::first(
+            &root,
+            &Wanted {
+                install: &wanted,
+                floor: UnixSeconds(0),
+            },
+            random::seed(),
+            START,
+        )
+        .unwrap();
+        let stored = json!({"metadata": {"name": "fairway-issuer", "resourceVersion": "1"}, "data": winner.to_data()});
+
+        let (client, server) = mock::api();
+        let server = no_evidence(root_read(server, Answer::status(404)));
+        let server = expect(server, format!("POST {SECRETS}"), Answer::status(409));
+        let server = root_read(server, root_secret(7));
+        let server = nothing(nothing(server, MAP), &format!("{SECRETS}/fairway-issuer"));
+        let server = expect(server, format!("POST {SECRETS}"), Answer::status(409));
+        let server = expect(
+            server,
+            format!("GET {SECRETS}/fairway-issuer"),
+            Answer::ok(stored),
+        );
+        let server = published(server, &Arc::default());
+        let ring = store(&client).load(UnixSeconds(0)).await.unwrap();
+        server.done().await;
+        assert_eq!(ring.root(), RootHash::of(&root.verifying_key()));
+        assert_eq!(ring.trust().bytes(), winner.trust_set);
+    }
+
+    #[tokio::test]
+    async fn a_lost_root_is_never_made_anew() {
+        let enrolled = |kind: &str| {
+            json!({"metadata": {}, "items": [{
+                "apiVersion": "fairway.dev/v1alpha1", "kind": kind,
+                "metadata": {"name": "pump-7", "namespace": "factory"},
+                "spec": {"device": "pump-7", "publicKey": "k", "expiryTime": "2026-11-23T06:00:00Z"},
+                "status": {"deviceKey": "k"}}]})
+        };
+        let issuer = format!("{SECRETS}/fairway-issuer");
+        let cases: [(&dyn Fn(Server) -> Server, &str); 4] = [
+            (
+                &|server| {
+                    expect(
+                        server,
+                        format!("GET {MAP}"),
+                        Answer::ok(json!({"metadata": {}})),
+                    )
+                },
+                "fairway-trust",
+            ),
+            (
+                &|server| {
+                    let server = nothing(server, MAP);
+                    expect(
+                        server,
+                        format!("GET {issuer}"),
+                        Answer::ok(json!({"metadata": {}})),
+                    )
+                },
+                "fairway-issuer",
+            ),
+            (
+                &|server| {
+                    let server = nothing(nothing(server, MAP), &issuer);
+                    let devices = Answer::ok(enrolled("DeviceIdentity"));
+                    expect(
+                        server,
+                        "GET /apis/fairway.dev/v1alpha1/deviceidentities".to_owned(),
+                        devices,
+                    )
+                },
+                "DeviceIdentity factory/pump-7",
+            ),
+            (
+                &|server| {
+                    let server =
+                        empty_list(nothing(nothing(server, MAP), &issuer), "deviceidentities");
+                    let tickets = Answer::ok(enrolled("EnrollmentTicket"));
+                    expect(
+                        server,
+                        "GET /apis/fairway.dev/v1alpha1/enrollmenttickets".to_owned(),
+                        tickets,
+                    )
+                },
+                "EnrollmentTicket factory/pump-7",
+            ),
+        ];
+        for (evidence, named) in cases {
+            let (client, server) = mock::api();
+            let server = evidence(root_read(server, Answer::status(404)));
+            // Looked for once more: another replica may have made both.
+            let server = root_read(server, Answer::status(404));
+            let error = store(&client).load(UnixSeconds(0)).await.unwrap_err();
+            server.done().await;
+            assert!(matches!(error, KeyError::RootMissing { .. }), "{error}");
+            assert!(error.to_string().contains(named), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn another_root_than_the_published_one_is_refused() {
+        let (client, server) = mock::api();
+        let server = root_read(server, root_secret(7));
+        let told = Answer::ok(json!({"metadata": {}, "data": {"rootHash": "00"}}));
+        let server = expect(server, format!("GET {MAP}"), told);
+        let error = store(&client).load(UnixSeconds(0)).await.unwrap_err();
+        server.done().await;
+        assert!(matches!(error, KeyError::RootMismatch { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_issuer_is_renewed_by_compare_and_swap() {
+        let root = Ed25519Key::from_seed([7; 32]);
+        let wanted = install();
+        let old = START.minus(60 * 86_400);
+        let bundle = Bundle::first(
+            &root,
+            &Wanted {
+                install: &wanted,
+                floor: UnixSeconds(0),
+            },
+            random::seed(),
+            old,
+        )
+        .unwrap();
+        let stored = move |version: &str| {
+            Answer::ok(json!({
+                "metadata": {"name": "fairway-issuer", "resourceVersion": version}, "data": bundle.to_data()}))
+        };
+        let (client, server) = mock::api();
+        let server = root_read(server, root_secret(7));
+        let server = nothing(server, MAP);
+        let read = || format!("GET {SECRETS}/fairway-issuer");
+        let server = expect(server, read(), stored("1"));
+        let server = expect(
+            server,
+            format!("PUT {SECRETS}/fairway-issuer"),
+            Answer::status(409),
+        );
+        let server = expect(server, read(), stored("2"));
+        let server = server.expect(|call| {
+            assert_eq!(call.body["metadata"]["resourceVersion"], "2");
+            Answer::ok(call.body.clone())
+        });
+        let server = published(server, &Arc::default());
+        let ring = store(&client).load(UnixSeconds(0)).await.unwrap();
+        server.done().await;
+        assert_eq!(ring.trust().trust_set().issuers.len(), 2);
+        assert_eq!(ring.issuer(START).unwrap().expires, START.plus(90 * 86_400));
+    }
+
+    #[tokio::test]
+    async fn another_trust_domain_is_refused() {
+        let root = Ed25519Key::from_seed([7; 32]);
+        let wanted = Install::new("other.local", "fairway-system").unwrap();
+        let bundle = Bundle::first(
+            &root,
+            &Wanted {
+                install: &wanted,
+                floor: UnixSeconds(0),
+            },
+            random::seed(),
+            START,
+        )
+        .unwrap();
+        let (client, server) = mock::api();
+        let server = nothing(root_read(server, root_secret(7)), MAP);
+        let stored =
+            Answer::ok(json!({"metadata": {"name": "fairway-issuer"}, "data": bundle.to_data()}));
+        let server = expect(server, format!("GET {SECRETS}/fairway-issuer"), stored);
+        let error = store(&client).load(UnixSeconds(0)).await.unwrap_err();
+        server.done().await;
+        assert!(matches!(error, KeyError::TrustDomain { .. }), "{error}");
+    }
+}

@@ -360,3 +360,216 @@ impl Keeper {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::mock::{self, Answer, Server};
+    use crate::testing::{self, START, credential, device};
+
+    const RECORD: &str = "PATCH /api/v1/namespaces/fairway-system/configmaps/fairway-revocations";
+    const UID: &str = "c0000000-0000-4000-8000-000000000001";
+
+    fn keeper(client: &Client) -> (Keeper, watch::Receiver<UnixSeconds>) {
+        let clock = WallClock::from_fn(|| START);
+        let hub = Hub::new(testing::index(), clock.clone());
+        let issued = Arc::new(Issued::new(client, "fairway-system"));
+        Keeper::new(client, "fairway-system", hub, issued, clock)
+    }
+
+    fn pump(state: DeviceState) -> DeviceFacts {
+        DeviceFacts {
+            uid: UID.to_owned(),
+            state,
+            credential: Some(credential(START.0 - 50, START.0 + 1000)),
+            ..device("factory", "pump-7")
+        }
+    }
+
+    /// The record gets one entry of this cause.
+    fn expect_entry(server: Server, cause: &'static str) -> Server {
+        server.expect(move |call| {
+            assert_eq!(call.line(), RECORD);
+            let data = call.body["data"].as_object().unwrap();
+            assert_eq!(data.len(), 1, "{data:?}");
+            let (key, value) = data.iter().next().unwrap();
+            assert!(key.contains(&format!(".{cause}.")), "{key}");
+            assert!(Entry::parse(key, value.as_str().unwrap()).is_some());
+            Answer::ok(json!({"metadata": {}}))
+        })
+    }
+
+    #[tokio::test]
+    async fn a_revoked_device_is_put_on_record_and_loses_its_key() {
+        let (client, server) = mock::api();
+        let (keeper, _floors) = keeper(&client);
+        keeper
+            .hub
+            .update(|index, _| index.apply_device(pump(DeviceState::Revoked)));
+        let server = expect_entry(server, "revoked").expect(|call| {
+            assert!(call.path.ends_with("/deviceidentities/pump-7/status"));
+            assert_eq!(
+                call.body,
+                json!({"metadata": {"uid": UID}, "status": {"deviceKey": null}})
+            );
+            Answer::ok(json!({"metadata": {"name": "pump-7"}, "spec": {}}))
+        });
+        keeper.turn().await.unwrap();
+        server.done().await;
+        assert!(keeper.hub.quietly(|index| index.take_errands()).is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_written_is_done_again() {
+        let (client, server) = mock::api();
+        let (keeper, _floors) = keeper(&client);
+        keeper
+            .hub
+            .update(|index, _| index.apply_device(pump(DeviceState::Suspended)));
+        let server = server.expect(|_| Answer::status(500));
+        keeper.turn().await.unwrap_err();
+        let server = expect_entry(server, "suspended");
+        keeper.turn().await.unwrap();
+        server.done().await;
+    }
+
+    #[tokio::test]
+    async fn deletions_during_an_outage_are_found_by_comparing() {
+        let (client, mut server) = mock::api();
+        let (keeper, _floors) = keeper(&client);
+        keeper
+            .hub
+            .update(|index, _| index.apply_device(pump(DeviceState::Active)));
+        for number in 0..limits::ISSUED_SHARDS {
+            server = server.expect(move |call| {
+                assert!(call.path.ends_with(&format!("fairway-issued-{number:x}")));
+                let data = match number {
+                    // Still there; gone; made anew; only our list is older.
+                    12 => json!({UID: "device factory/pump-7 600"}),
+                    13 => json!({"d1": "device factory/gone 600"}),
+                    14 => json!({"e1": "device factory/anew 600"}),
+                    15 => json!({"f1": "workload factory/young 600"}),
+                    _ => return Answer::status(404),
+                };
+                Answer::ok(json!({"metadata": {}, "data": data}))
+            });
+        }
+        let forgotten = |server: Server, uid: &'static str| {
+            server.expect(move |call| {
+                assert_eq!(call.body["data"], json!({ uid: null }));
+                Answer::ok(json!({"metadata": {}}))
+            })
+        };
+        let server = server.expect(|_| Answer::status(404));
+        let server = forgotten(expect_entry(server, "deleted"), "d1");
+        let server = server.expect(|_| {
+            Answer::ok(json!({"metadata": {"name": "anew", "uid": "another"}, "spec": {}}))
+        });
+        let server = forgotten(expect_entry(server, "deleted"), "e1");
+        let server = server.expect(|call| {
+            assert_eq!(call.line(), "GET /api/v1/namespaces/factory/pods/young");
+            Answer::ok(json!({"metadata": {"name": "young", "uid": "f1"}}))
+        });
+        keeper.compare().await.unwrap();
+        server.done().await;
+    }
+
+    #[tokio::test]
+    async fn an_account_is_asked_for_before_its_pods_are_revoked() {
+        for (answer, revoked) in [
+            (Answer::ok(json!({"metadata": {}})), false),
+            (Answer::status(404), true),
+        ] {
+            let (client, server) = mock::api();
+            let (keeper, _floors) = keeper(&client);
+            keeper
+                .hub
+                .update(|index, now| index.apply_pod(testing::pod("factory", "p", ""), now));
+            keeper
+                .hub
+                .update(|index, _| index.delete_account(&("factory".into(), "default".into())));
+            let server = server.expect(|call| {
+                assert_eq!(
+                    call.line(),
+                    "GET /api/v1/namespaces/factory/serviceaccounts/default"
+                );
+                answer
+            });
+            let server = if revoked {
+                expect_entry(server, "account-deleted")
+            } else {
+                server
+            };
+            keeper.turn().await.unwrap();
+            server.done().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn obsolete_entries_go() {
+        let (client, server) = mock::api();
+        let (keeper, _floors) = keeper(&client);
+        let mut record = Record::default();
+        let holder = Holder {
+            uid: Uid::new(UID).unwrap(),
+            kind: Kind::Device,
+            namespace: "factory".into(),
+            name: "pump-7".into(),
+            lifetime: 10,
+        };
+        let ended = holder.revocation(START.minus(10));
+        record.insert(ended.clone());
+        keeper
+            .hub
+            .update(|index, now| index.set_record(record, now));
+        let server = server.expect(move |call| {
+            assert_eq!(call.body["data"], json!({ ended.key(): null }));
+            Answer::ok(json!({"metadata": {}}))
+        });
+        keeper.turn().await.unwrap();
+        server.done().await;
+    }
+
+    #[tokio::test]
+    async fn a_full_record_raises_the_floor_and_is_emptied_by_it() {
+        let (client, server) = mock::api();
+        let (keeper, floors) = keeper(&client);
+        let mut record = Record::default();
+        for number in 0..limits::REVOCATIONS_MAX {
+            let uid = Uid::new(&format!("{number:036}")).unwrap();
+            let (namespace, name) = ("factory".to_owned(), "x".to_owned());
+            record.insert(
+                Holder {
+                    uid,
+                    kind: Kind::Device,
+                    namespace,
+                    name,
+                    lifetime: 600,
+                }
+                .revocation(START.minus(5)),
+            );
+        }
+        keeper
+            .hub
+            .update(|index, now| index.set_record(record, now));
+        keeper
+            .hub
+            .update(|index, _| index.apply_device(pump(DeviceState::Revoked)));
+        assert!(matches!(keeper.turn().await, Err(ApiError::Full)));
+        assert_eq!(*floors.borrow(), START.plus(1));
+
+        // The trust set with the floor has come.
+        keeper.hub.update(|index, _| {
+            index.set_trust(testing::ring_with_floor(START.plus(1)).trust().clone())
+        });
+        let server = server.expect(|call| {
+            assert_eq!(
+                call.body["data"].as_object().unwrap().len(),
+                limits::REVOCATIONS_MAX
+            );
+            Answer::ok(json!({"metadata": {}}))
+        });
+        assert!(matches!(keeper.turn().await, Err(ApiError::Full)));
+        server.done().await;
+    }
+}

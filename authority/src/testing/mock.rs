@@ -43,7 +43,13 @@ impl Answer {
 
     /// An error.
     pub(crate) fn status(status: u16) -> Self {
-        let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "", "reason": "", "code": status});
+        let reason = match status {
+            404 => "NotFound",
+            409 => "Conflict",
+            403 => "Forbidden",
+            _ => "InternalError",
+        };
+        let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "", "reason": reason, "code": status});
         Self { status, body }
     }
 }

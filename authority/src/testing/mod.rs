@@ -28,12 +28,21 @@ pub(crate) fn install() -> Install {
 
 /// A ring with one issuer from [`START`] on.
 pub(crate) fn ring() -> KeyRing {
+    ring_at(UnixSeconds(0), START)
+}
+
+/// A newer ring, by which everything issued before `floor` is void.
+pub(crate) fn ring_with_floor(floor: UnixSeconds) -> KeyRing {
+    ring_at(floor, START.plus(1))
+}
+
+fn ring_at(floor: UnixSeconds, now: UnixSeconds) -> KeyRing {
     let (root, install) = (Ed25519Key::from_seed([7; 32]), install());
     let wanted = Wanted {
         install: &install,
-        floor: UnixSeconds(0),
+        floor,
     };
-    let bundle = Bundle::first(&root, &wanted, Zeroizing::new([1; 32]), START).unwrap();
+    let bundle = Bundle::first(&root, &wanted, Zeroizing::new([1; 32]), now).unwrap();
     KeyRing::open(&bundle, RootHash::of(&root.verifying_key())).unwrap()
 }
 
