@@ -45,6 +45,11 @@ impl ReadBuffer {
         Poll::Ready(Ok(n))
     }
 
+    /// Whether there is memory to give back.
+    pub(crate) fn holds_memory(&self) -> bool {
+        self.read_size > READ_SIZE_MIN
+    }
+
     /// Gives memory back. Call when it has been quiet for some time.
     pub(crate) fn release(&mut self) {
         self.spares = VecDeque::new();

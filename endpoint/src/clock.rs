@@ -17,6 +17,14 @@ pub(crate) struct NodeClock {
     known: Mutex<Known>,
 }
 
+/// The authority's time cannot be right.
+#[derive(Debug, thiserror::Error)]
+#[error("the authority says that it is {time}, but it was {floor} before")]
+pub(crate) struct BeforeFloor {
+    time: UnixSeconds,
+    floor: UnixSeconds,
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Known {
     /// Ask the system each time.
@@ -75,13 +83,15 @@ impl NodeClock {
     }
 
     /// The authority signed `time`, and it was asked at `asked`. A clock that
-    /// is the system's stays so.
-    pub(crate) fn set(&self, asked: Instant, time: UnixSeconds) {
+    /// is the system's stays so; a time before the floor is not believed.
+    pub(crate) fn set(&self, asked: Instant, time: UnixSeconds) -> Result<(), BeforeFloor> {
         let mut known = self.lock();
         match *known {
             Known::System => {}
+            Known::Floor(floor) if time < floor => return Err(BeforeFloor { time, floor }),
             Known::Floor(_) | Known::Since { .. } => *known = Known::Since { at: asked, time },
         }
+        Ok(())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
@@ -108,7 +118,8 @@ mod tests {
         assert_eq!(clock.clock(), Clock::Floor(UnixSeconds(1_000)));
         let asked = Instant::now();
         tokio::time::advance(Duration::from_secs(2)).await;
-        clock.set(asked, UnixSeconds(5_000));
+        assert!(clock.set(asked, UnixSeconds(999)).is_err());
+        clock.set(asked, UnixSeconds(5_000)).unwrap();
         tokio::time::advance(Duration::from_secs(60)).await;
         assert_eq!(clock.clock(), Clock::Trusted(UnixSeconds(5_062)));
     }
@@ -116,7 +127,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_system_clock_is_not_overruled() {
         let clock = NodeClock::new(ClockSource::System);
-        clock.set(Instant::now(), UnixSeconds(5));
+        clock.set(Instant::now(), UnixSeconds(5)).unwrap();
         assert!(clock.is_set());
         assert!(clock.clock().at_least() > UnixSeconds(1_000_000_000));
     }

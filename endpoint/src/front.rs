@@ -10,15 +10,13 @@ use std::time::Duration;
 use fairway_control::frame;
 use fairway_control::front::{self, Preamble};
 use fairway_identity::Address;
-use fairway_session::{Code, Grant, PeerInfo, Refusal, code};
+use fairway_session::{Grant, PeerInfo, Refusal, code};
 use tokio::io::{AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Stream;
-use crate::limits::{
-    ACCEPTED_LINKS_MAX, ANONYMOUS_SESSION_MAX, HALF_OPEN_LINKS_MAX, PIPED_STREAMS_MAX,
-};
+use crate::limits::{ACCEPTED_LINKS_MAX, HALF_OPEN_LINKS_MAX, PIPED_STREAMS_MAX};
 use crate::link::{Driver, LinkKind, LinkShared};
 use crate::node::Node;
 
@@ -95,22 +93,11 @@ fn accept_link(
     let conn = node
         .answer(link, 0, &Address::Authority)
         .map_err(|e| e.to_string())?;
-    let driver = Driver::new(node.clone(), conn.clone(), io, Some(half_open));
+    let driver = Driver::new(node.clone(), conn, io, Some(half_open));
     node.tasks.spawn(async move {
         let end = driver.run().await;
         tracing::debug!(event = "link-end", %from, "direct link: {end}");
         drop(in_all);
-    });
-    node.spawn(async move {
-        if let Ok(peer) = conn.ready().await
-            && peer.verified().is_none()
-        {
-            let _ = tokio::time::timeout(ANONYMOUS_SESSION_MAX, conn.closed()).await;
-            conn.close(Refusal::new(
-                Code::DONE,
-                "time without a credential is over",
-            ));
-        }
     });
     Ok(())
 }

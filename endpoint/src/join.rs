@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use crate::buffer::ReadBuffer;
-use crate::limits::{READ_SIZE_MAX, WRITE_SLICES_MAX};
+use crate::limits::{QUIET, READ_SIZE_MAX, WRITE_SLICES_MAX};
 use crate::{RecvStream, SendStream, Stream, StreamError};
 
 /// How a joined connection went.
@@ -68,9 +68,7 @@ async fn upward(
     send.write_chunk(head).await.map_err(End::Stream)?;
     let mut buffer = ReadBuffer::default();
     loop {
-        let n = std::future::poll_fn(|cx| buffer.poll_read(cx, &mut local))
-            .await
-            .map_err(End::Local)?;
+        let n = read(&mut buffer, &mut local).await.map_err(End::Local)?;
         if n == 0 {
             send.finish();
             return Ok(());
@@ -79,6 +77,18 @@ async fn upward(
         *count += data.len() as u64;
         send.write_chunk(data).await.map_err(End::Stream)?;
     }
+}
+
+/// One read; gives the buffer back if nothing comes for a while.
+async fn read(buffer: &mut ReadBuffer, local: &mut ReadHalf<'_>) -> io::Result<usize> {
+    if buffer.holds_memory() {
+        let reading = std::future::poll_fn(|cx| buffer.poll_read(cx, local));
+        match tokio::time::timeout(QUIET, reading).await {
+            Ok(n) => return n,
+            Err(_) => buffer.release(),
+        }
+    }
+    std::future::poll_fn(|cx| buffer.poll_read(cx, local)).await
 }
 
 async fn downward(

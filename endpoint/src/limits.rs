@@ -41,6 +41,14 @@ pub const BATCHES_PER_TURN: usize = 8;
 /// Circuits on one relay link, both directions together.
 pub const CIRCUITS_PER_LINK_MAX: usize = 16_384;
 
+/// Circuits of one link whose dialler has not shown who they are: as for
+/// accepted links. The relay knows its callers, but not what they are up to.
+pub const HALF_OPEN_CIRCUITS_MAX: usize = 256;
+
+/// What the control stream of a link may hold up: all names and a message for
+/// each of thousands of circuits.
+pub const LINK_CONTROL_OUTPUT_MAX: usize = 1024 * 1024;
+
 /// Sessions that wait to be established by calls of this endpoint.
 pub const DIALS_MAX: usize = 1_024;
 

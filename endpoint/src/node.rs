@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::clock::NodeClock;
+use crate::clock::{BeforeFloor, NodeClock};
 use crate::config::{CredentialSource, EndpointConfig, Keep, RelayUse, SavedCredential, Store};
 use crate::conn::{Conn, Opened};
 use crate::front::Front;
@@ -310,9 +310,14 @@ impl Node {
     }
 
     /// The time according to the authority.
-    pub(crate) fn learn_time(self: &Arc<Self>, asked: tokio::time::Instant, time: UnixSeconds) {
-        self.clock.set(asked, time);
+    pub(crate) fn learn_time(
+        self: &Arc<Self>,
+        asked: tokio::time::Instant,
+        time: UnixSeconds,
+    ) -> Result<(), BeforeFloor> {
+        self.clock.set(asked, time)?;
         self.keep(Keep::TimeFloor(time));
+        Ok(())
     }
 
     // --- rules ---

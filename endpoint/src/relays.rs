@@ -157,16 +157,25 @@ impl Held {
                 Ok(()) = identity.changed() => {}
                 Ok(()) = relays.changed() => {}
                 Ok(()) = offer.changed() => {
-                    let names = offer.borrow_and_update().to_register();
-                    self.link.command(Command::Names(names));
+                    offer.borrow_and_update();
+                    self.link.command(Command::Names(self.names()));
                 }
             }
         }
     }
 
+    /// The names to register on this link: none without a credential for them.
+    fn names(&self) -> Arc<[Address]> {
+        if self.node.identity.borrow().is_credentialed() {
+            self.node.offer.borrow().to_register()
+        } else {
+            Arc::default()
+        }
+    }
+
     /// Registers the names and waits, bounded, for the relay's answers.
     async fn registered(&self) {
-        let names = self.node.offer.borrow().to_register();
+        let names = self.names();
         self.link.command(Command::Names(names.clone()));
         let mut state = self.link.watch();
         let done = state.wait_for(|state| match state {

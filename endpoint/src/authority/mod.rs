@@ -75,7 +75,9 @@ impl AuthorityClient {
                 let time = SignedTime::verify(&signed, &nonce, &trust)
                     .map_err(|e| AuthorityError::Unverified(e.to_string()))?;
                 self.node.learn_trust(trust);
-                self.node.learn_time(asked, time);
+                self.node
+                    .learn_time(asked, time)
+                    .map_err(|e| AuthorityError::Unverified(e.to_string()))?;
                 Ok(time)
             }
             other => Err(unexpected(&other)),

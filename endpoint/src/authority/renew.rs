@@ -19,11 +19,12 @@ pub(crate) async fn keep_credential(node: Arc<Node>) {
     loop {
         wait_until_due(&node).await;
         match obtain(&client).await {
-            Ok(Some(issued)) => {
+            Ok(Obtained::Credential(issued)) => {
                 backoff.reset();
-                take_into_use(&node, issued);
+                take_into_use(&node, *issued);
             }
-            Ok(None) => return,
+            Ok(Obtained::Time) => backoff.reset(),
+            Ok(Obtained::Nothing) => return,
             Err(error) => {
                 let wait = failed(&node, &error).max(backoff.next_wait());
                 tokio::time::sleep(wait).await;
@@ -32,18 +33,34 @@ pub(crate) async fn keep_credential(node: Arc<Node>) {
     }
 }
 
-/// By whatever means this endpoint has; `None` for one that has none.
-async fn obtain(client: &AuthorityClient) -> Result<Option<Issued>, AuthorityError> {
-    match &client.node.source {
-        CredentialSource::Anonymous => Ok(None),
+/// What was missing.
+enum Obtained {
+    Credential(Box<Issued>),
+    /// With the time, the credential at hand may turn out to be good.
+    Time,
+    /// This endpoint has no means.
+    Nothing,
+}
+
+/// By whatever means this endpoint has.
+async fn obtain(client: &AuthorityClient) -> Result<Obtained, AuthorityError> {
+    let node = &client.node;
+    if !node.clock.is_set() && node.identity.borrow().is_credentialed() {
+        client.time().await?;
+        node.drop_if_expired();
+        return Ok(Obtained::Time);
+    }
+    let issued = match &node.source {
+        CredentialSource::Anonymous => return Ok(Obtained::Nothing),
         CredentialSource::Device {
             namespace,
             name,
             key,
-        } => client.renew(namespace, name, &**key).await.map(Some),
-        CredentialSource::Workload { token } => client.attest(token).await.map(Some),
-        CredentialSource::Front { socket } => client.front_credential(socket).await.map(Some),
-    }
+        } => client.renew(namespace, name, &**key).await?,
+        CredentialSource::Workload { token } => client.attest(token).await?,
+        CredentialSource::Front { socket } => client.front_credential(socket).await?,
+    };
+    Ok(Obtained::Credential(Box::new(issued)))
 }
 
 fn take_into_use(node: &Arc<Node>, issued: Issued) {

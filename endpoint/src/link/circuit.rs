@@ -24,6 +24,10 @@ pub(super) struct Circuit {
     pub(super) timer: Option<Instant>,
     /// Whether it stands in the driver's queue.
     pub(super) is_ready: bool,
+    /// Whether it waits for the socket.
+    pub(super) is_held: bool,
+    /// Whether somebody dialled it and has not shown who they are.
+    pub(super) is_half_open: bool,
 }
 
 /// The timers of all circuits, in order.
@@ -41,6 +45,8 @@ impl Circuit {
             reply: None,
             timer: None,
             is_ready: false,
+            is_held: false,
+            is_half_open: false,
         }
     }
 }

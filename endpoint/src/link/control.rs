@@ -17,7 +17,9 @@ use super::circuit::Circuit;
 use super::driver::{Driver, LinkEnd};
 use super::shared::{Command, LinkState};
 use crate::conn::{Conn, lost};
-use crate::limits::{CIRCUITS_PER_LINK_MAX, REGISTER_RETRY};
+use crate::limits::{
+    CIRCUITS_PER_LINK_MAX, HALF_OPEN_CIRCUITS_MAX, LINK_CONTROL_OUTPUT_MAX, REGISTER_RETRY,
+};
 
 /// What is under way on the control stream.
 #[derive(Default)]
@@ -25,6 +27,8 @@ pub(super) struct LinkControl {
     stream: Option<StreamId>,
     input: FrameReader,
     output: BytesMut,
+    /// The stream takes no more for now.
+    is_full: bool,
     wanted: Arc<[Address]>,
     /// Asked for, or granted already.
     asked: BTreeSet<Address>,
@@ -39,7 +43,7 @@ impl LinkControl {
     }
 
     pub(super) fn has_output(&self) -> bool {
-        self.stream.is_some() && !self.output.is_empty()
+        self.stream.is_some() && !self.output.is_empty() && !self.is_full
     }
 
     pub(super) fn credit(&mut self, circuit: CircuitId, max_bytes: u64) {
@@ -168,8 +172,23 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         let mut bytes: Bytes = self.control.output.split().freeze();
         // An error is a session that is over, which the driver hears of by itself.
         let _ = self.link_conn().driver_write(stream, &mut bytes);
+        self.control.is_full = !bytes.is_empty();
         self.control.output = BytesMut::from(bytes);
         self.make_ready(0);
+    }
+
+    /// The control stream takes more again.
+    pub(super) fn on_control_writable(&mut self) {
+        self.control.is_full = false;
+        self.write_control();
+    }
+
+    /// The relay does not read what it is told.
+    pub(super) fn check_control(&self) -> Result<(), LinkEnd> {
+        if self.control.output.len() > LINK_CONTROL_OUTPUT_MAX {
+            return Err(LinkEnd::Control("the relay does not read it".to_owned()));
+        }
+        Ok(())
     }
 
     /// Takes a circuit away and tells the relay.
@@ -177,8 +196,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         if id == 0 {
             return;
         }
-        if let Some(mut circuit) = self.circuits.remove(&id) {
-            self.forget_timer(id, &mut circuit.timer);
+        if let Some(circuit) = self.take_circuit(id) {
             if let Some(conn) = circuit.conn {
                 conn.lost(&lost(text));
             }
@@ -275,7 +293,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         if self.circuits.contains_key(&id) {
             return;
         }
-        let full = self.circuits.len() >= CIRCUITS_PER_LINK_MAX;
+        let full = self.circuits.len() >= CIRCUITS_PER_LINK_MAX
+            || self.n_half_open >= HALF_OPEN_CIRCUITS_MAX;
         let answer = if full || self.draining {
             Err(Reason::new("overloaded", "no more circuits here"))
         } else {
@@ -283,7 +302,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         };
         match answer {
             Ok(conn) => {
-                self.circuits.insert(id, Circuit::new(Some(conn)));
+                let mut circuit = Circuit::new(Some(conn));
+                circuit.is_half_open = true;
+                self.n_half_open += 1;
+                self.circuits.insert(id, circuit);
                 self.make_ready(id);
             }
             Err(reason) => self.control.send(&ToRelay::Close { circuit, reason }),
@@ -303,10 +325,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
     }
 
     fn on_circuit_over(&mut self, circuit: CircuitId, reason: Reason) {
-        let Some(mut over) = self.circuits.remove(&circuit.0) else {
+        let Some(over) = self.take_circuit(circuit.0) else {
             return;
         };
-        self.forget_timer(circuit.0, &mut over.timer);
         if let Some(conn) = over.conn {
             conn.lost(&lost(&reason.to_string()));
         }

@@ -15,6 +15,7 @@ use fairway_channel::Batch;
 use fairway_channel::limits::MAX_BATCH;
 use fairway_control::limits::LINK_HEADER;
 use fairway_control::link::{CircuitId, FrameError, FrameKind, Run, header};
+use fairway_session::Refusal;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
@@ -41,7 +42,7 @@ pub(crate) enum LinkEnd {
     Frame(#[from] FrameError),
     /// The link's own session ended.
     #[error("{0}")]
-    Session(fairway_session::Refusal),
+    Session(Refusal),
     /// The other end sent nonsense on the control stream, or too little.
     #[error("bad link control message: {0}")]
     Control(String),
@@ -73,11 +74,15 @@ pub(crate) struct Driver<IO> {
     /// On links to relays.
     pub(super) control: LinkControl,
     pub(super) draining: bool,
+    /// Circuits whose dialler has not shown who they are.
+    pub(super) n_half_open: usize,
     /// Counts this link as not authenticated while held.
     half_open: Option<OwnedSemaphorePermit>,
     read_at: Instant,
     holds_buffers: bool,
     n_batches: usize,
+    /// What sessions are told when the link has ended.
+    refusal: Refusal,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
@@ -104,11 +109,14 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             polled: Polled::default(),
             control: LinkControl::default(),
             draining: false,
+            n_half_open: 0,
             half_open,
             read_at: Instant::now(),
             holds_buffers: false,
             n_batches: 0,
+            refusal: lost("the link was given up"),
         };
+        driver.node.metrics.links.inc();
         driver.circuits.insert(0, Circuit::new(Some(conn)));
         driver.make_ready(0);
         driver
@@ -116,19 +124,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
 
     /// Runs the link to its end; all its sessions end with it.
     pub(crate) async fn run(mut self) -> LinkEnd {
-        self.node.metrics.links.inc();
         let end = std::future::poll_fn(|cx| self.poll_turn(cx)).await;
-        self.node.metrics.links.dec();
-        let refusal = match &end {
+        self.refusal = match &end {
             LinkEnd::Session(refusal) => refusal.clone(),
             other => lost(&format!("link to {}: {other}", self.shared.remote)),
         };
         self.shared.set_state(LinkState::Closed(end.to_string()));
-        for circuit in self.circuits.values() {
-            if let Some(conn) = &circuit.conn {
-                conn.lost(&refusal);
-            }
-        }
         end
     }
 
@@ -231,11 +232,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
     }
 
     fn drive_ready(&mut self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
-        if !self.blocked {
-            for id in std::mem::take(&mut self.held) {
-                self.make_ready(id);
-            }
-        }
         for _ in 0..self.ready.len() {
             if self.n_batches >= BATCHES_PER_TURN {
                 break;
@@ -247,7 +243,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         if self.control.has_output() {
             self.write_control();
         }
-        Ok(())
+        self.check_control()
     }
 
     /// Polls one session and acts on what it says.
@@ -279,7 +275,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
                 }
             }
         }
-        if self.blocked {
+        if self.blocked
+            && let Some(circuit) = self.circuits.get_mut(&id)
+            && !std::mem::replace(&mut circuit.is_held, true)
+        {
             self.held.push(id);
         }
         self.act(id)?;
@@ -345,6 +344,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         self.n_batches += 1;
         if std::mem::replace(&mut self.blocked, false) {
             for id in std::mem::take(&mut self.held) {
+                if let Some(circuit) = self.circuits.get_mut(&id) {
+                    circuit.is_held = false;
+                }
                 self.make_ready(id);
             }
         }
@@ -366,12 +368,21 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             if id == 0 {
                 self.on_link_notice(notice)?;
             } else if let Notice::Established(_) = notice {
-                self.node.metrics.sessions_opened.inc();
+                self.on_established(id);
             }
         }
         // Keeps the vectors' memory.
         self.polled = polled;
         Ok(())
+    }
+
+    fn on_established(&mut self, id: u32) {
+        self.node.metrics.sessions_opened.inc();
+        if let Some(circuit) = self.circuits.get_mut(&id)
+            && std::mem::take(&mut circuit.is_half_open)
+        {
+            self.n_half_open -= 1;
+        }
     }
 
     fn on_link_notice(&mut self, notice: Notice) -> Result<(), LinkEnd> {
@@ -390,7 +401,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
                 }
             }
             Notice::Readable(stream) => self.read_control(stream)?,
-            Notice::Writable => self.write_control(),
+            Notice::Writable => self.on_control_writable(),
             Notice::StreamOver(stream, refusal) => {
                 if self.control.is_on(stream) {
                     return Err(LinkEnd::Session(refusal));
@@ -425,8 +436,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
 
     // --- timers ---
 
-    pub(super) fn forget_timer(&mut self, id: u32, timer: &mut Option<Instant>) {
-        self.timers.set(id, timer, None);
+    /// Takes a circuit out, with all that points to it.
+    pub(super) fn take_circuit(&mut self, id: u32) -> Option<Circuit> {
+        let mut circuit = self.circuits.remove(&id)?;
+        self.timers.set(id, &mut circuit.timer, None);
+        self.n_half_open -= usize::from(circuit.is_half_open);
+        Some(circuit)
     }
 
     fn set_timer(&mut self, id: u32, at: Option<Instant>) {
@@ -472,6 +487,20 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         }
         if self.sleep.as_mut().poll(cx).is_ready() {
             cx.waker().wake_by_ref();
+        }
+    }
+}
+
+/// Also when the task was dropped or died: nobody may wait for a link that is gone.
+impl<IO> Drop for Driver<IO> {
+    fn drop(&mut self) {
+        self.node.metrics.links.dec();
+        self.shared
+            .set_state(LinkState::Closed(self.refusal.to_string()));
+        for circuit in self.circuits.values() {
+            if let Some(conn) = &circuit.conn {
+                conn.lost(&self.refusal);
+            }
         }
     }
 }

@@ -135,9 +135,12 @@ impl LinkShared {
 
     pub(super) fn set_state(&self, state: LinkState) {
         self.state.send_if_modified(|old| {
-            let change = *old != state;
+            // The first reason is the one to keep.
+            if *old == state || matches!(old, LinkState::Closed(_)) {
+                return false;
+            }
             *old = state;
-            change
+            true
         });
     }
 

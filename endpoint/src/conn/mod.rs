@@ -4,23 +4,26 @@
 //! a write marks the connection as dirty, and the driver's next turn collects
 //! the packets of all dirty connections into one write.
 
+mod streams;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use fairway_channel::{self as channel, Batch, ReadOutcome, StreamId};
+use fairway_channel::{Batch, ReadOutcome, StreamId};
 use fairway_identity::VerifiedTrustSet;
 use fairway_session::{
-    AcceptError, Code, Event, Grant, OpenError, OpenRequest, OpenTarget, Output, PeerInfo, Refusal,
-    Rules, Session, code,
+    Code, Event, Grant, OpenError, OpenRequest, OpenTarget, Output, PeerInfo, Refusal, Rules,
+    Session, code,
 };
 use tokio::sync::watch;
 
+use self::streams::Slot;
 use crate::clock::NodeClock;
-use crate::limits::SESSION_IDLE;
+use crate::limits::{ANONYMOUS_SESSION_MAX, SESSION_IDLE};
 use crate::link::LinkShared;
 use crate::{Metrics, Stream, StreamError};
 
@@ -58,23 +61,12 @@ struct Inner {
     streams: BTreeMap<StreamId, Slot>,
     /// Since when there has been no stream (monotonic).
     idle_since: Option<Duration>,
+    /// When it ends whatever happens (monotonic): a peer without a credential.
+    ends_at: Option<Duration>,
     closed: Option<Refusal>,
     /// Calls that wait until the peer allows another stream; bounded with the
     /// calls themselves.
     opening: Vec<Waker>,
-}
-
-/// What the handles of one stream wait for, and what ended it.
-#[derive(Default)]
-struct Slot {
-    accepted: bool,
-    accept_waker: Option<Waker>,
-    read_waker: Option<Waker>,
-    write_waker: Option<Waker>,
-    recv_error: Option<StreamError>,
-    send_error: Option<StreamError>,
-    /// Handles that live: two, one, and with none the slot goes.
-    handles: u8,
 }
 
 /// What came out of a session besides packets; filled by [`Conn::poll`] and
@@ -140,6 +132,7 @@ impl Conn {
                 session,
                 streams: BTreeMap::new(),
                 idle_since: Some(clock.mono()),
+                ends_at: None,
                 closed: None,
                 opening: Vec::new(),
             }),
@@ -203,41 +196,6 @@ impl Conn {
         self.lock().streams.len()
     }
 
-    /// Opens a stream, waiting while the peer allows no more at once. It has
-    /// not said yes yet.
-    pub(crate) async fn open(self: &Arc<Self>, request: &OpenRequest) -> Result<Stream, Refusal> {
-        std::future::poll_fn(|cx| self.poll_open(cx, request)).await
-    }
-
-    fn poll_open(
-        self: &Arc<Self>,
-        cx: &mut Context<'_>,
-        request: &OpenRequest,
-    ) -> Poll<Result<Stream, Refusal>> {
-        let mut inner = self.lock();
-        if let Some(refusal) = &inner.closed {
-            return Poll::Ready(Err(refusal.clone()));
-        }
-        let now = self.clock.now();
-        let id = match inner.session.open(now, request) {
-            Ok(id) => id,
-            Err(OpenError::Channel(channel::OpenError::TooMany)) => {
-                inner.opening.push(cx.waker().clone());
-                return Poll::Pending;
-            }
-            Err(error) => return Poll::Ready(Err(not_opened(&error))),
-        };
-        let Some(peer) = inner.session.peer().cloned() else {
-            return Poll::Ready(Err(not_opened(&OpenError::NotEstablished)));
-        };
-        inner.idle_since = None;
-        inner.streams.insert(id, Slot::with_handles());
-        drop(inner);
-        self.metrics.streams.inc();
-        self.mark_dirty();
-        Poll::Ready(Ok(Stream::new(self, id, peer)))
-    }
-
     /// Opens a stream whose reading and writing the driver does itself, by
     /// [`read`](Self::driver_read) and [`write`](Self::driver_write).
     pub(crate) fn open_for_driver(&self, request: &OpenRequest) -> Result<StreamId, Refusal> {
@@ -284,14 +242,16 @@ impl Conn {
         let mut inner = self.lock();
         let now = self.clock.now();
         inner.session.handle_timeout(now);
-        let idle = inner
-            .idle_since
-            .is_some_and(|since| now.mono.saturating_sub(since) >= SESSION_IDLE);
-        if idle && self.circuit_may_idle_out() {
-            inner
-                .session
-                .close(now, Refusal::new(Code::DONE, "no stream for a while"));
-        }
+        let idle = inner.idle_since.map(|since| since + SESSION_IDLE);
+        let is_past = |at: Option<Duration>| at.is_some_and(|at| now.mono >= at);
+        let why = if is_past(inner.ends_at) {
+            "time without a credential is over"
+        } else if is_past(idle) && self.circuit_may_idle_out() {
+            "no stream for a while"
+        } else {
+            return;
+        };
+        inner.session.close(now, Refusal::new(Code::DONE, why));
     }
 
     /// Lets the session go on, until there are packets or nothing is left.
@@ -314,7 +274,7 @@ impl Conn {
         let mut inner = self.lock();
         if inner.closed.is_none() {
             inner.end(refusal, &mut wakers);
-            self.state.send_replace(ConnState::Closed(refusal.clone()));
+            self.set_closed(refusal);
         }
         drop(inner);
         wakers.into_iter().for_each(Waker::wake);
@@ -348,6 +308,10 @@ impl Conn {
     fn on_event(self: &Arc<Self>, inner: &mut Inner, event: Event, polled: &mut Polled) {
         match event {
             Event::Established(peer) => {
+                self.metrics.sessions.inc();
+                if peer.verified().is_none() && !self.outgoing {
+                    inner.ends_at = Some(self.clock.mono() + ANONYMOUS_SESSION_MAX);
+                }
                 self.state.send_replace(ConnState::Ready(peer.clone()));
                 polled.notices.push(Notice::Established(peer));
             }
@@ -417,9 +381,16 @@ impl Conn {
             }
             Event::Closed { refusal, .. } => {
                 inner.end(&refusal, &mut polled.wakers);
-                self.state.send_replace(ConnState::Closed(refusal.clone()));
+                self.set_closed(&refusal);
                 polled.notices.push(Notice::Closed);
             }
+        }
+    }
+
+    fn set_closed(&self, refusal: &Refusal) {
+        let before = self.state.send_replace(ConnState::Closed(refusal.clone()));
+        if matches!(before, ConnState::Ready(_)) {
+            self.metrics.sessions.dec();
         }
     }
 
@@ -432,203 +403,13 @@ impl Conn {
     }
 }
 
-/// What stream handles do.
-impl Conn {
-    pub(crate) fn poll_accepted(
-        &self,
-        id: StreamId,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), StreamError>> {
-        let mut inner = self.lock();
-        let Some(slot) = inner.streams.get_mut(&id) else {
-            return Poll::Ready(Err(StreamError::Finished));
-        };
-        if let Some(error) = slot.recv_error.as_ref().or(slot.send_error.as_ref()) {
-            return Poll::Ready(Err(error.clone()));
-        }
-        if slot.accepted {
-            return Poll::Ready(Ok(()));
-        }
-        slot.accept_waker = Some(cx.waker().clone());
-        Poll::Pending
-    }
-
-    pub(crate) fn poll_read(
-        &self,
-        id: StreamId,
-        cx: &mut Context<'_>,
-        mut take: impl FnMut(Bytes) -> bool,
-    ) -> Poll<Result<bool, StreamError>> {
-        let mut taken = false;
-        let mut inner = self.lock();
-        let now = self.clock.now();
-        let result = loop {
-            match inner.session.read(now, id) {
-                Ok(ReadOutcome::Chunk(chunk)) => {
-                    taken = true;
-                    if !take(chunk) {
-                        break Poll::Ready(Ok(true));
-                    }
-                }
-                _ if taken => break Poll::Ready(Ok(true)),
-                Ok(ReadOutcome::Finished) => break Poll::Ready(Ok(false)),
-                Ok(ReadOutcome::Empty) => break inner.wait_to_read(id, cx),
-                Err(channel::StreamError::Reset(reason)) => {
-                    break Poll::Ready(Err(StreamError::Reset(reason.into())));
-                }
-                Err(_) => break Poll::Ready(Err(inner.recv_error(id))),
-            }
-        };
-        drop(inner);
-        if taken {
-            self.mark_dirty();
-        }
-        result
-    }
-
-    pub(crate) fn poll_write(
-        &self,
-        id: StreamId,
-        cx: &mut Context<'_>,
-        data: &mut Bytes,
-    ) -> Poll<Result<(), StreamError>> {
-        let mut inner = self.lock();
-        if let Some(error) = inner.send_error(id) {
-            return Poll::Ready(Err(error));
-        }
-        if data.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
-        let now = self.clock.now();
-        let n = match inner.session.write(now, id, data) {
-            Ok(n) => n,
-            Err(channel::StreamError::Stopped(reason)) => {
-                return Poll::Ready(Err(StreamError::Stopped(reason.into())));
-            }
-            Err(_) => return Poll::Ready(Err(StreamError::Finished)),
-        };
-        let result = if data.is_empty() {
-            Poll::Ready(Ok(()))
-        } else {
-            if let Some(slot) = inner.streams.get_mut(&id) {
-                slot.write_waker = Some(cx.waker().clone());
-            }
-            Poll::Pending
-        };
-        drop(inner);
-        if n > 0 {
-            self.mark_dirty();
-        }
-        result
-    }
-
-    pub(crate) fn accept(&self, grant: &Grant) -> Result<(), Refusal> {
-        self.with_session(|session, now| session.accept(now, grant))
-            .map_err(|e| match e {
-                AcceptError::Ended(refusal) => refusal,
-                AcceptError::ForeignGrant | AcceptError::Channel(_) => {
-                    Refusal::new(code::CANCELLED, e.to_string())
-                }
-            })
-    }
-
-    pub(crate) fn finish(&self, id: StreamId) {
-        // Already over: nothing is left to finish.
-        let _ = self.with_session(|session, now| session.finish(now, id));
-    }
-
-    pub(crate) fn stop(&self, id: StreamId, refusal: &Refusal) {
-        self.with_session(|session, now| session.stop(now, id, refusal));
-    }
-
-    pub(crate) fn reset(&self, id: StreamId, refusal: &Refusal) {
-        let mut wakers = Vec::new();
-        let mut inner = self.lock();
-        let now = self.clock.now();
-        inner.session.reset(now, id, refusal);
-        if let Some(slot) = inner.streams.get_mut(&id) {
-            slot.send_error.get_or_insert(StreamError::Finished);
-            slot.recv_error
-                .get_or_insert_with(|| StreamError::Ended(refusal.clone()));
-            slot.take_wakers(&mut wakers);
-        }
-        drop(inner);
-        wakers.into_iter().for_each(Waker::wake);
-        self.mark_dirty();
-    }
-
-    /// A handle of the stream was dropped.
-    pub(crate) fn release(&self, id: StreamId) {
-        let mut inner = self.lock();
-        let Some(slot) = inner.streams.get_mut(&id) else {
-            return;
-        };
-        slot.handles = slot.handles.saturating_sub(1);
-        if slot.handles > 0 {
-            return;
-        }
-        inner.streams.remove(&id);
-        self.metrics.streams.dec();
-        if inner.streams.is_empty() {
-            inner.idle_since = Some(self.clock.mono());
-            drop(inner);
-            // The driver has to hear of the new timer.
-            self.mark_dirty();
-        }
-    }
-
-    fn with_session<T>(&self, act: impl FnOnce(&mut Session, fairway_session::Now) -> T) -> T {
-        let mut inner = self.lock();
-        let now = self.clock.now();
-        let result = act(&mut inner.session, now);
-        drop(inner);
-        self.mark_dirty();
-        result
-    }
-}
-
 impl Inner {
     fn next_timer(&self, session: Option<Duration>) -> Option<Duration> {
+        if self.closed.is_some() {
+            return session;
+        }
         let idle = self.idle_since.map(|since| since + SESSION_IDLE);
-        match (session, idle) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
-    }
-
-    fn wait_to_read(
-        &mut self,
-        id: StreamId,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<bool, StreamError>> {
-        match self.streams.get_mut(&id) {
-            Some(Slot {
-                recv_error: Some(error),
-                ..
-            }) => Poll::Ready(Err(error.clone())),
-            Some(slot) => {
-                slot.read_waker = Some(cx.waker().clone());
-                Poll::Pending
-            }
-            None => Poll::Ready(Err(StreamError::Finished)),
-        }
-    }
-
-    fn recv_error(&self, id: StreamId) -> StreamError {
-        let known = self
-            .streams
-            .get(&id)
-            .and_then(|slot| slot.recv_error.clone());
-        let closed = || self.closed.clone().map(StreamError::SessionClosed);
-        known.or_else(closed).unwrap_or(StreamError::Finished)
-    }
-
-    fn send_error(&self, id: StreamId) -> Option<StreamError> {
-        let known = self
-            .streams
-            .get(&id)
-            .and_then(|slot| slot.send_error.clone());
-        known.or_else(|| self.closed.clone().map(StreamError::SessionClosed))
+        [session, idle, self.ends_at].into_iter().flatten().min()
     }
 
     /// The session is over: so are all streams.
@@ -641,21 +422,6 @@ impl Inner {
             slot.send_error.get_or_insert_with(error);
             slot.take_wakers(wakers);
         }
-    }
-}
-
-impl Slot {
-    fn with_handles() -> Self {
-        Self {
-            handles: 2,
-            ..Self::default()
-        }
-    }
-
-    fn take_wakers(&mut self, wakers: &mut Vec<Waker>) {
-        wakers.extend(self.accept_waker.take());
-        wakers.extend(self.read_waker.take());
-        wakers.extend(self.write_waker.take());
     }
 }
 

@@ -1,0 +1,266 @@
+//! What the handles of streams do: each call takes the session's lock, and
+//! leaves a waker behind if it has to wait.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use fairway_channel::{self as channel, ReadOutcome, StreamId};
+use fairway_session::{AcceptError, Grant, Now, OpenError, OpenRequest, Refusal, Session, code};
+
+use super::{Conn, Inner, not_opened};
+use crate::{Stream, StreamError};
+
+/// What the handles of one stream wait for, and what ended it.
+#[derive(Default)]
+pub(super) struct Slot {
+    pub(super) accepted: bool,
+    pub(super) accept_waker: Option<Waker>,
+    pub(super) read_waker: Option<Waker>,
+    pub(super) write_waker: Option<Waker>,
+    pub(super) recv_error: Option<StreamError>,
+    pub(super) send_error: Option<StreamError>,
+    /// Handles that live: two, one, and with none the slot goes.
+    handles: u8,
+}
+
+impl Conn {
+    /// Opens a stream, waiting while the peer allows no more at once. It has
+    /// not said yes yet.
+    pub(crate) async fn open(self: &Arc<Self>, request: &OpenRequest) -> Result<Stream, Refusal> {
+        std::future::poll_fn(|cx| self.poll_open(cx, request)).await
+    }
+
+    fn poll_open(
+        self: &Arc<Self>,
+        cx: &mut Context<'_>,
+        request: &OpenRequest,
+    ) -> Poll<Result<Stream, Refusal>> {
+        let mut inner = self.lock();
+        if let Some(refusal) = &inner.closed {
+            return Poll::Ready(Err(refusal.clone()));
+        }
+        let now = self.clock.now();
+        let id = match inner.session.open(now, request) {
+            Ok(id) => id,
+            Err(OpenError::Channel(channel::OpenError::TooMany)) => {
+                inner.opening.push(cx.waker().clone());
+                return Poll::Pending;
+            }
+            Err(error) => return Poll::Ready(Err(not_opened(&error))),
+        };
+        let Some(peer) = inner.session.peer().cloned() else {
+            return Poll::Ready(Err(not_opened(&OpenError::NotEstablished)));
+        };
+        inner.idle_since = None;
+        inner.streams.insert(id, Slot::with_handles());
+        drop(inner);
+        self.metrics.streams.inc();
+        self.mark_dirty();
+        Poll::Ready(Ok(Stream::new(self, id, peer)))
+    }
+
+    pub(crate) fn poll_accepted(
+        &self,
+        id: StreamId,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), StreamError>> {
+        let mut inner = self.lock();
+        let Some(slot) = inner.streams.get_mut(&id) else {
+            return Poll::Ready(Err(StreamError::Finished));
+        };
+        if let Some(error) = slot.recv_error.as_ref().or(slot.send_error.as_ref()) {
+            return Poll::Ready(Err(error.clone()));
+        }
+        if slot.accepted {
+            return Poll::Ready(Ok(()));
+        }
+        slot.accept_waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    pub(crate) fn poll_read(
+        &self,
+        id: StreamId,
+        cx: &mut Context<'_>,
+        mut take: impl FnMut(Bytes) -> bool,
+    ) -> Poll<Result<bool, StreamError>> {
+        let mut taken = false;
+        let mut inner = self.lock();
+        let now = self.clock.now();
+        let result = loop {
+            match inner.session.read(now, id) {
+                Ok(ReadOutcome::Chunk(chunk)) => {
+                    taken = true;
+                    if !take(chunk) {
+                        break Poll::Ready(Ok(true));
+                    }
+                }
+                _ if taken => break Poll::Ready(Ok(true)),
+                Ok(ReadOutcome::Finished) => break Poll::Ready(Ok(false)),
+                Ok(ReadOutcome::Empty) => break inner.wait_to_read(id, cx),
+                Err(channel::StreamError::Reset(reason)) => {
+                    break Poll::Ready(Err(StreamError::Reset(reason.into())));
+                }
+                Err(_) => break Poll::Ready(Err(inner.recv_error(id))),
+            }
+        };
+        drop(inner);
+        if taken {
+            self.mark_dirty();
+        }
+        result
+    }
+
+    pub(crate) fn poll_write(
+        &self,
+        id: StreamId,
+        cx: &mut Context<'_>,
+        data: &mut Bytes,
+    ) -> Poll<Result<(), StreamError>> {
+        let mut inner = self.lock();
+        if let Some(error) = inner.send_error(id) {
+            return Poll::Ready(Err(error));
+        }
+        if data.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let now = self.clock.now();
+        let n = match inner.session.write(now, id, data) {
+            Ok(n) => n,
+            Err(channel::StreamError::Stopped(reason)) => {
+                return Poll::Ready(Err(StreamError::Stopped(reason.into())));
+            }
+            Err(_) => return Poll::Ready(Err(StreamError::Finished)),
+        };
+        let result = if data.is_empty() {
+            Poll::Ready(Ok(()))
+        } else {
+            if let Some(slot) = inner.streams.get_mut(&id) {
+                slot.write_waker = Some(cx.waker().clone());
+            }
+            Poll::Pending
+        };
+        drop(inner);
+        if n > 0 {
+            self.mark_dirty();
+        }
+        result
+    }
+
+    pub(crate) fn accept(&self, grant: &Grant) -> Result<(), Refusal> {
+        self.with_session(|session, now| session.accept(now, grant))
+            .map_err(|e| match e {
+                AcceptError::Ended(refusal) => refusal,
+                AcceptError::ForeignGrant | AcceptError::Channel(_) => {
+                    Refusal::new(code::CANCELLED, e.to_string())
+                }
+            })
+    }
+
+    pub(crate) fn finish(&self, id: StreamId) {
+        // Already over: nothing is left to finish.
+        let _ = self.with_session(|session, now| session.finish(now, id));
+    }
+
+    pub(crate) fn stop(&self, id: StreamId, refusal: &Refusal) {
+        self.with_session(|session, now| session.stop(now, id, refusal));
+    }
+
+    pub(crate) fn reset(&self, id: StreamId, refusal: &Refusal) {
+        let mut wakers = Vec::new();
+        let mut inner = self.lock();
+        let now = self.clock.now();
+        inner.session.reset(now, id, refusal);
+        if let Some(slot) = inner.streams.get_mut(&id) {
+            slot.send_error.get_or_insert(StreamError::Finished);
+            slot.recv_error
+                .get_or_insert_with(|| StreamError::Ended(refusal.clone()));
+            slot.take_wakers(&mut wakers);
+        }
+        drop(inner);
+        wakers.into_iter().for_each(Waker::wake);
+        self.mark_dirty();
+    }
+
+    /// A handle of the stream was dropped.
+    pub(crate) fn release(&self, id: StreamId) {
+        let mut inner = self.lock();
+        let Some(slot) = inner.streams.get_mut(&id) else {
+            return;
+        };
+        slot.handles = slot.handles.saturating_sub(1);
+        if slot.handles > 0 {
+            return;
+        }
+        inner.streams.remove(&id);
+        self.metrics.streams.dec();
+        if inner.streams.is_empty() {
+            inner.idle_since = Some(self.clock.mono());
+            drop(inner);
+            // The driver has to hear of the new timer.
+            self.mark_dirty();
+        }
+    }
+
+    pub(super) fn with_session<T>(&self, act: impl FnOnce(&mut Session, Now) -> T) -> T {
+        let mut inner = self.lock();
+        let now = self.clock.now();
+        let result = act(&mut inner.session, now);
+        drop(inner);
+        self.mark_dirty();
+        result
+    }
+}
+
+impl Inner {
+    fn wait_to_read(
+        &mut self,
+        id: StreamId,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<bool, StreamError>> {
+        match self.streams.get_mut(&id) {
+            Some(Slot {
+                recv_error: Some(error),
+                ..
+            }) => Poll::Ready(Err(error.clone())),
+            Some(slot) => {
+                slot.read_waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            None => Poll::Ready(Err(StreamError::Finished)),
+        }
+    }
+
+    fn recv_error(&self, id: StreamId) -> StreamError {
+        let known = self
+            .streams
+            .get(&id)
+            .and_then(|slot| slot.recv_error.clone());
+        let closed = || self.closed.clone().map(StreamError::SessionClosed);
+        known.or_else(closed).unwrap_or(StreamError::Finished)
+    }
+
+    fn send_error(&self, id: StreamId) -> Option<StreamError> {
+        let known = self
+            .streams
+            .get(&id)
+            .and_then(|slot| slot.send_error.clone());
+        known.or_else(|| self.closed.clone().map(StreamError::SessionClosed))
+    }
+}
+
+impl Slot {
+    pub(super) fn with_handles() -> Self {
+        Self {
+            handles: 2,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn take_wakers(&mut self, wakers: &mut Vec<Waker>) {
+        wakers.extend(self.accept_waker.take());
+        wakers.extend(self.read_waker.take());
+        wakers.extend(self.write_waker.take());
+    }
+}
