@@ -21,6 +21,7 @@ mod dial;
 mod endpoint;
 mod error;
 mod front;
+mod identity;
 mod join;
 pub mod limits;
 pub mod link;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use fairway_control::Reason;
 use fairway_identity::{
-    Address, Clock, Form, HostPort, Label, RootHash, SpiffeId, Subject, TrustDomain, UnixSeconds,
+    Address, Clock, HostPort, Label, RootHash, SpiffeId, Subject, TrustDomain, UnixSeconds,
     VerifiedTrustSet,
 };
 use fairway_session::{
@@ -19,6 +19,7 @@ use crate::clock::{BeforeFloor, NodeClock};
 use crate::config::{CredentialSource, EndpointConfig, Keep, RelayUse, SavedCredential, Store};
 use crate::conn::{Conn, Opened};
 use crate::front::Front;
+use crate::identity::Identity;
 use crate::link::LinkShared;
 use crate::random::random_bytes;
 use crate::sessions::SessionTable;
@@ -48,7 +49,6 @@ pub(crate) struct Node {
     /// Ends everything.
     pub(crate) closing: CancellationToken,
     pub(crate) tasks: TaskTracker,
-    instance: [u8; 16],
     services: Vec<(u16, String)>,
     own_names: Vec<Address>,
     incoming: Option<mpsc::Sender<Incoming>>,
@@ -57,20 +57,6 @@ pub(crate) struct Node {
     /// Whether the authority has told us rules.
     pub(crate) told: watch::Sender<bool>,
     conns: Mutex<BTreeMap<u64, Weak<Conn>>>,
-}
-
-/// Who this endpoint is at the moment.
-pub(crate) struct Identity {
-    /// Rises with each credential.
-    pub(crate) generation: u64,
-    /// The credential, when there is one.
-    pub(crate) credential: Option<SavedCredential>,
-    /// Who the credential says that we are.
-    pub(crate) id: Option<SpiffeId>,
-    /// When the credential was issued.
-    issued_at: Option<UnixSeconds>,
-    pub(crate) trust: Option<VerifiedTrustSet>,
-    local: Local,
 }
 
 /// What is offered to callers.
@@ -104,12 +90,6 @@ impl Offer {
     }
 }
 
-impl Identity {
-    pub(crate) fn is_credentialed(&self) -> bool {
-        self.credential.is_some()
-    }
-}
-
 impl Node {
     pub(crate) fn new(config: EndpointConfig, front: Option<Front>) -> Arc<Self> {
         let clock = Arc::new(NodeClock::new(config.clock));
@@ -129,22 +109,19 @@ impl Node {
             ready: !own_names.is_empty(),
             on: true,
         };
-        let mut local = Local::anonymous(
-            StaticSecret::from_bytes(random_bytes()),
-            config.pin,
-            instance,
-        );
-        if let Some(trust) = &config.trust {
-            local = local.with_trust(trust.clone());
-        }
-        let identity = Identity {
-            generation: 0,
-            credential: None,
-            id: None,
-            issued_at: None,
-            trust: config.trust,
-            local,
+        let device = match &config.credential {
+            CredentialSource::Device {
+                namespace, name, ..
+            } => Some(SpiffeId::device(
+                config.trust_domain.clone(),
+                namespace.clone(),
+                name.clone(),
+            )),
+            CredentialSource::Anonymous
+            | CredentialSource::Workload { .. }
+            | CredentialSource::Front { .. } => None,
         };
+        let identity = Identity::anonymous(config.pin, instance, device, config.trust);
         let node = Arc::new(Self {
             clock,
             metrics: config.metrics,
@@ -163,7 +140,6 @@ impl Node {
             progress: Mutex::default(),
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            instance,
             services: config.services,
             own_names,
             incoming: config.incoming,
@@ -181,7 +157,7 @@ impl Node {
 
     // --- identity ---
 
-    /// Who we are for a new session. An expired credential is not shown.
+    /// Who we are for a new session, and which credential that is with.
     pub(crate) fn local(&self) -> (Local, u64) {
         let identity = self.identity.borrow();
         (identity.local.clone(), identity.generation)
@@ -189,69 +165,31 @@ impl Node {
 
     /// An anonymous identity with this key, for having the key certified.
     pub(crate) fn anonymous(&self, secret: StaticSecret) -> Local {
-        let local = Local::anonymous(secret, self.pin, self.instance);
-        match &self.identity.borrow().trust {
-            Some(trust) => local.with_trust(trust.clone()),
-            None => local,
-        }
+        self.identity.borrow().anonymous_local(secret)
     }
 
     /// Takes a credential into use.
     pub(crate) fn set_credential(&self, saved: SavedCredential) {
-        let secret = StaticSecret::from_bytes(*saved.secret);
-        self.metrics
-            .credential_expiry
-            .set(saved.expires.0.cast_signed());
-        self.identity.send_modify(|identity| {
-            // One from disk may have expired, or the time may not be known:
-            // then the name from before, or from the config, has to do.
-            let ourselves = identity.trust.as_ref().and_then(|trust| {
-                let clock = self.clock.clock();
-                trust
-                    .verify_credential(&saved.full, Form::Full, &secret.public(), clock)
-                    .ok()
-            });
-            let mut local = Local::anonymous(secret, self.pin, self.instance)
-                .with_credential(saved.lean.clone(), saved.full.clone());
-            if let Some(trust) = &identity.trust {
-                local = local.with_trust(trust.clone());
-            }
-            *identity = Arc::new(Identity {
-                generation: identity.generation + 1,
-                credential: Some(saved),
-                id: ourselves
-                    .as_ref()
-                    .map(|we| we.id().clone())
-                    .or_else(|| identity.id.clone()),
-                issued_at: ourselves.as_ref().map(|we| we.issued_at()),
-                trust: identity.trust.clone(),
-                local,
-            });
-        });
+        let expires = saved.expires.0.cast_signed();
+        self.metrics.credential_expiry.set(expires);
+        self.change_identity(|identity| identity.with_credential(saved));
     }
 
-    /// Drops a credential that has expired or was refused.
+    /// Drops a credential that a relay did not take: without it the authority
+    /// can still be reached, to ask for another.
     pub(crate) fn drop_credential(&self) {
-        let secret = StaticSecret::from_bytes(random_bytes());
-        let local = self.anonymous(secret);
-        self.identity.send_modify(|identity| {
-            *identity = Arc::new(Identity {
-                generation: identity.generation + 1,
-                credential: None,
-                id: identity.id.clone(),
-                issued_at: None,
-                trust: identity.trust.clone(),
-                local,
-            });
-        });
+        self.change_identity(Identity::refused);
     }
 
     /// Whether our credential was issued before `time`.
     pub(crate) fn is_older_than(&self, time: UnixSeconds) -> bool {
+        let issued_at = self.identity.borrow().issued_at;
+        issued_at.is_some_and(|issued| issued < time)
+    }
+
+    fn change_identity(&self, change: impl FnOnce(&Identity) -> Identity) {
         self.identity
-            .borrow()
-            .issued_at
-            .is_some_and(|issued| issued < time)
+            .send_modify(|identity| *identity = Arc::new(change(identity)));
     }
 
     /// Drops a credential whose time is over.
@@ -270,7 +208,7 @@ impl Node {
                 reason = "credential-expired",
                 "our credential has expired"
             );
-            self.drop_credential();
+            self.change_identity(Identity::expired);
         }
     }
 
@@ -288,14 +226,7 @@ impl Node {
             {
                 return false;
             }
-            *identity = Arc::new(Identity {
-                generation: identity.generation,
-                credential: identity.credential.clone(),
-                id: identity.id.clone(),
-                issued_at: identity.issued_at,
-                trust: Some(trust.clone()),
-                local: identity.local.clone().with_trust(trust.clone()),
-            });
+            *identity = Arc::new(identity.with_trust(trust.clone()));
             true
         });
         if is_newer {

@@ -1,5 +1,7 @@
 //! A device and a workload, with a relay between them.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use std::time::Duration;
@@ -10,7 +12,7 @@ use common::relay::Relay;
 use common::{address, label, service, soon};
 use fairway_control::update::Door;
 use fairway_endpoint::{Endpoint, Incoming, OpenError, Stream, StreamError};
-use fairway_identity::{Revocation, UnixSeconds};
+use fairway_identity::{Ed25519Key, Revocation, UnixSeconds};
 use fairway_session::{OpenRequest, Refusal, code};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -318,4 +320,67 @@ async fn a_relay_that_drains_is_left_and_its_streams_go_on() {
     let mut bytes = [0; 10];
     soon(stream.read_exact(&mut bytes)).await.unwrap();
     drop(world.front);
+}
+
+#[tokio::test]
+async fn a_device_joins_by_ticket_over_the_relay_and_a_copy_of_the_ticket_is_refused() {
+    let authority = Authority::start();
+    let relay = Relay::start(&authority).await;
+    let relays = vec![relay.address.clone()];
+    let front = common::front(&authority, &relays).await;
+    soon(front.registered()).await;
+    let ticket = authority.ticket("pump-9", &relays);
+
+    let joining = common::newcomer(&ticket).await;
+    let key = Ed25519Key::from_seed([21; 32]);
+    let issued = soon(joining.authority().enroll(&ticket, &key))
+        .await
+        .unwrap();
+    // A lost answer: asking again with the same key is the same enrolment.
+    soon(joining.authority().enroll(&ticket, &key))
+        .await
+        .unwrap();
+    let thief = Ed25519Key::from_seed([22; 32]);
+    let error = soon(joining.authority().enroll(&ticket, &thief))
+        .await
+        .unwrap_err();
+    assert_eq!(error.reason(), "ticket-used", "{error}");
+    joining.close().await;
+
+    // What was issued is good for a run, without asking for another one.
+    let n_issued = authority.n_issued();
+    let device = common::enrolled_device(&ticket, key, issued).await;
+    soon(device.credentialed()).await;
+    soon(device.registered()).await;
+    assert_eq!(
+        device.id().unwrap().to_string(),
+        "spiffe://fairway.local/ns/factory/device/pump-9"
+    );
+    assert_eq!(authority.n_issued(), n_issued);
+}
+
+#[tokio::test]
+async fn an_expired_credential_is_renewed_and_bricks_nothing() {
+    let world = World::start().await;
+    echo(world.calls);
+    soon(call(&world.pump)).await.unwrap();
+    let n_issued = world.authority.n_issued();
+    // The authority is gone for longer than the next credentials live.
+    world.authority.set_lifetime(2);
+    world.authority.publish(PUMP_ID, |state| {
+        state.renew_issued_before = Some(UnixSeconds(u64::MAX / 2));
+    });
+    soon(async {
+        while world.authority.n_issued() < n_issued + 3 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    world.authority.set_lifetime(3_600);
+    soon(async {
+        while call(&world.pump).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
 }

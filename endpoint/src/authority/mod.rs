@@ -114,7 +114,7 @@ impl AuthorityClient {
             namespace: ticket.namespace().clone(),
             device: ticket.device().clone(),
             ticket_key: ticket.key().verifying_key(),
-            device_key: device_key.clone(),
+            device_key,
             handshake_key: issuance.public,
             ticket_signature: sign(Purpose::EnrollTicket, ticket.key())?,
             device_signature: sign(Purpose::EnrollDevice, key)?,
@@ -148,7 +148,7 @@ impl AuthorityClient {
         let request = Request::RenewDevice(wire::RenewDevice {
             namespace: namespace.clone(),
             device: device.clone(),
-            device_key: device_key.clone(),
+            device_key,
             handshake_key: issuance.public,
             signature: statement
                 .sign(Purpose::RenewDevice, key)

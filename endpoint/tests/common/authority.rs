@@ -281,7 +281,7 @@ impl World {
         let known = books
             .devices
             .entry(enroll.device.to_string())
-            .or_insert(enroll.device_key.clone());
+            .or_insert(enroll.device_key);
         if *known != enroll.device_key {
             return refuse(reason::TICKET_USED);
         }

@@ -4,18 +4,20 @@
 #![allow(
     dead_code,
     unreachable_pub,
-    reason = "each test file uses its part of what is common"
+    clippy::unwrap_used,
+    reason = "each test file uses its part of what is common, and this is test code"
 )]
 
 pub mod authority;
 pub mod relay;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fairway_endpoint::{
-    ClockSource, CredentialSource, Endpoint, EndpointConfig, Incoming, Listen, RelayUse,
+    ClockSource, CredentialSource, Endpoint, EndpointConfig, Incoming, Issued, Listen, RelayUse,
 };
-use fairway_identity::{Address, HostPort, Label};
+use fairway_identity::{Address, Ed25519Key, HostPort, Label, Ticket};
 use fairway_policy::{
     Action, AttributeSelector, CallerRule, Door, Mode, Policy, PolicySet, Protocol,
 };
@@ -112,6 +114,33 @@ pub async fn device(
     let (sender, incoming) = mpsc::channel(16);
     config.incoming = Some(sender);
     (Endpoint::start(config).await.unwrap(), incoming)
+}
+
+/// Somebody with a ticket and nothing else.
+pub async fn newcomer(ticket: &Ticket) -> Endpoint {
+    let mut config = EndpointConfig::new(ticket.trust_domain().clone(), *ticket.root());
+    config.relays = ticket.relays().to_vec();
+    config.clock = ClockSource::Unknown {
+        floor: Default::default(),
+    };
+    Endpoint::start(config).await.unwrap()
+}
+
+/// The device that joined with `ticket`, at its first run.
+pub async fn enrolled_device(ticket: &Ticket, key: Ed25519Key, issued: Issued) -> Endpoint {
+    let mut config = EndpointConfig::new(ticket.trust_domain().clone(), *ticket.root());
+    config.credential = CredentialSource::Device {
+        namespace: ticket.namespace().clone(),
+        name: ticket.device().clone(),
+        key: Arc::new(key),
+    };
+    config.relays = ticket.relays().to_vec();
+    config.saved = Some(issued.credential);
+    config.trust = Some(issued.trust);
+    config.clock = ClockSource::Unknown {
+        floor: Default::default(),
+    };
+    Endpoint::start(config).await.unwrap()
 }
 
 /// Any device of the namespace may call `door`.
