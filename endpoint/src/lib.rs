@@ -33,6 +33,8 @@ mod relays;
 mod sessions;
 mod status;
 mod stream;
+#[cfg(test)]
+mod testing;
 
 pub use self::authority::{AuthorityClient, Issued, front_anchor};
 pub use self::config::{

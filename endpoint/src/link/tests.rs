@@ -1,0 +1,194 @@
+//! Drivers joined by a pipe in memory, in paused time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fairway_channel::Code;
+use fairway_identity::Address;
+use fairway_session::{OpenRequest, code};
+use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+
+use super::{Driver, LinkEnd, LinkKind, LinkShared};
+use crate::conn::Conn;
+use crate::limits::{ANONYMOUS_SESSION_MAX, HANDSHAKE_TIMEOUT, SESSION_IDLE};
+use crate::node::Node;
+use crate::testing::{COLLECTOR, PORT, collector, front, newcomer, pump};
+use crate::{Stream, StreamError};
+
+/// A dialling and an answering driver.
+struct Pair {
+    conn: Arc<Conn>,
+    dialler: JoinHandle<LinkEnd>,
+    answerer: JoinHandle<LinkEnd>,
+}
+
+impl Pair {
+    fn new(from: &Arc<Node>, to: &Arc<Node>, name: &str, pipe: usize) -> Self {
+        let (near, far) = duplex(pipe);
+        let (conn, dialler) = dial(from, name, near);
+        let answerer = answer(to, name, far).1;
+        Self {
+            conn,
+            dialler,
+            answerer,
+        }
+    }
+
+    async fn ends(self) -> (LinkEnd, LinkEnd) {
+        let both = async { tokio::join!(self.dialler, self.answerer) };
+        let (a, b) = timeout(Duration::from_secs(1_000), both).await.unwrap();
+        (a.unwrap(), b.unwrap())
+    }
+}
+
+fn dial(node: &Arc<Node>, name: &str, io: DuplexStream) -> (Arc<Conn>, JoinHandle<LinkEnd>) {
+    let (local, generation) = node.local();
+    let link = LinkShared::new(LinkKind::Direct, "pipe".to_owned(), generation);
+    let address: Address = name.parse().unwrap();
+    let conn = node.dial_on(link, 0, &address, local).unwrap();
+    let driver = Driver::new(node.clone(), conn.clone(), io, None);
+    (conn, tokio::spawn(driver.run()))
+}
+
+fn answer(node: &Arc<Node>, name: &str, io: DuplexStream) -> (Arc<Conn>, JoinHandle<LinkEnd>) {
+    let link = LinkShared::new(LinkKind::Accepted, "pipe".to_owned(), 0);
+    let conn = node.answer(link, 0, &name.parse().unwrap()).unwrap();
+    let driver = Driver::new(node.clone(), conn.clone(), io, None);
+    (conn, tokio::spawn(driver.run()))
+}
+
+async fn open(conn: &Arc<Conn>) -> Result<Stream, StreamError> {
+    conn.ready().await.unwrap();
+    let mut stream = conn.open(&OpenRequest::port(PORT)).await.unwrap();
+    stream.accepted().await?;
+    Ok(stream)
+}
+
+#[track_caller]
+fn assert_ended_by(end: &LinkEnd, code: Code) {
+    assert!(
+        matches!(end, LinkEnd::Session(r) if r.code == code),
+        "{end}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_says_nothing_is_given_up_in_time() {
+    let (collector, _calls) = collector();
+    let (_silent, far) = duplex(1 << 16);
+    let begun = Instant::now();
+    let (_, driver) = answer(&collector, COLLECTOR, far);
+    assert_ended_by(&driver.await.unwrap(), Code::HANDSHAKE_TIMEOUT);
+    assert!(begun.elapsed() <= HANDSHAKE_TIMEOUT + Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_without_streams_ends_and_its_link_with_it() {
+    let (collector, mut calls) = collector();
+    let pair = Pair::new(&pump(), &collector, COLLECTOR, 1 << 16);
+    let (stream, served) = tokio::join!(open(&pair.conn), async {
+        let call = calls.recv().await.unwrap();
+        call.accept().unwrap();
+        call
+    });
+    // A quiet stream is a stream: nothing ends.
+    tokio::time::sleep(SESSION_IDLE * 4).await;
+    assert!(!pair.conn.is_closed());
+    drop((stream.unwrap(), served));
+    let begun = Instant::now();
+    let (dialler, answerer) = pair.ends().await;
+    assert_ended_by(&dialler, Code::DONE);
+    assert_ended_by(&answerer, Code::DONE);
+    assert!(begun.elapsed() >= SESSION_IDLE && begun.elapsed() < SESSION_IDLE * 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_without_a_credential_has_half_a_minute() {
+    let pair = Pair::new(&newcomer(), &front(), "authority.fairway.internal", 1 << 16);
+    let begun = Instant::now();
+    pair.conn.ready().await.unwrap();
+    let (_, answerer) = pair.ends().await;
+    assert_ended_by(&answerer, Code::DONE);
+    assert!(begun.elapsed() >= ANONYMOUS_SESSION_MAX && begun.elapsed() < SESSION_IDLE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pipe_that_takes_little_at_a_time_loses_nothing() {
+    let (collector, mut calls) = collector();
+    let pair = Pair::new(&pump(), &collector, COLLECTOR, 1_000);
+    tokio::spawn(async move {
+        let call = calls.recv().await.unwrap();
+        call.accept().unwrap();
+        let (mut recv, mut send) = call.stream.split();
+        tokio::io::copy(&mut recv, &mut send).await.unwrap();
+        send.finish();
+    });
+    let (mut recv, mut send) = open(&pair.conn).await.unwrap().split();
+    let sent: Bytes = (0..2_000_000_u32).map(|n| (n >> 3) as u8).collect();
+    let writing = async {
+        send.write_chunk(sent.clone()).await.unwrap();
+        send.finish();
+    };
+    let mut back = Vec::new();
+    let ((), n) = tokio::join!(writing, recv.read_to_end(&mut back));
+    assert_eq!(n.unwrap(), sent.len());
+    assert!(back == sent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_of_calls_refuses_instead_of_waiting() {
+    let (collector, calls) = collector();
+    let pair = Pair::new(&pump(), &collector, COLLECTOR, 1 << 16);
+    let conn = pair.conn.clone();
+    let waiting: Vec<_> = (0..4)
+        .map(|_| {
+            tokio::spawn({
+                let conn = conn.clone();
+                async move { open(&conn).await }
+            })
+        })
+        .collect();
+    while calls.len() < 4 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let error = open(&conn).await.unwrap_err();
+    assert!(
+        matches!(&error, StreamError::Reset(r) if r.code == code::OVERLOADED),
+        "{error}"
+    );
+    // Nobody will ever serve the others: they hear of it.
+    drop(calls);
+    for call in waiting {
+        assert_eq!(call.await.unwrap().unwrap_err().reason(), "cancelled");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_breaks_ends_its_streams_with_the_reason() {
+    let (collector, mut calls) = collector();
+    let (near, far) = duplex(1 << 16);
+    let (conn, dialler) = dial(&pump(), COLLECTOR, near);
+    let (_, answerer) = answer(&collector, COLLECTOR, far);
+    let (stream, call) = tokio::join!(open(&conn), async {
+        let call = calls.recv().await.unwrap();
+        call.accept().unwrap();
+        call
+    });
+    // The task dies: nobody may wait for it.
+    answerer.abort();
+    let mut stream = stream.unwrap();
+    let error = stream.recv.read_chunk().await.unwrap_err();
+    assert_eq!(error.reason(), "link-lost");
+    assert!(matches!(
+        dialler.await.unwrap(),
+        LinkEnd::Eof | LinkEnd::Io(_)
+    ));
+    let mut served = call.stream;
+    assert_eq!(
+        served.recv.read_chunk().await.unwrap_err().reason(),
+        "link-lost"
+    );
+}
