@@ -86,6 +86,10 @@ pub const TICKS_PER_MEASUREMENT: u64 = 20;
 /// otherwise.
 pub const DRAIN_SPAN: Duration = Duration::from_secs(5);
 
+/// How long links have to leave after the last one was told. With the span this
+/// stays below Kubernetes' 30 s.
+pub const DRAIN_GRACE: Duration = Duration::from_secs(10);
+
 /// Links that `/debug/state` lists.
 pub const DEBUG_LINKS_MAX: usize = 1_000;
 

@@ -103,10 +103,15 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         () = endpoint.credentialed() => announce(&endpoint, &credential),
         () = drain.started() => return Ok(()),
     }
-    server.run(drain.clone()).await;
-    let limit = Duration::from_secs(args.drain_seconds);
-    if let Finished::Cut(links) = drain.finish(limit).await {
-        tracing::warn!(event = "drain", links, "links were cut");
+    let limit = Duration::from_secs(args.drain_seconds) + limits::DRAIN_GRACE;
+    let finished = async {
+        drain.started().await;
+        drain.finish(limit).await
+    };
+    let ((), finished) = tokio::join!(server.run(drain.clone()), finished);
+    match finished {
+        Finished::Clean => tracing::info!(event = "drain", "all links have moved"),
+        Finished::Cut(links) => tracing::warn!(event = "drain", links, "links were cut"),
     }
     endpoint.close().await;
     Ok(())
@@ -119,7 +124,7 @@ fn endpoint_config(args: &Args, registry: &mut Registry) -> EndpointConfig {
     };
     config.authority = Some(args.authority.clone());
     // A relay has no links to relays; its endpoint talks with the authority.
-    config.relay_use = RelayUse::One;
+    config.relay_use = RelayUse::None;
     config.metrics = fairway_endpoint::Metrics::register(registry);
     config
 }

@@ -36,7 +36,7 @@ impl Domain {
             root: root.verifying_key(),
             issuers: vec![Issuer {
                 key: issuer.verifying_key(),
-                not_before: NOW.minus(3_600),
+                not_before: NOW.minus(86_400),
                 expires: NOW.plus(90 * 86_400),
             }],
             authority: id("ns/fairway-system/sa/fairway-authority"),
@@ -50,13 +50,24 @@ impl Domain {
 
     /// Both forms of a credential for `ns/NS/device/NAME` or `ns/NS/sa/NAME`.
     pub(crate) fn issue(&self, who: &str, services: &[&str], key: [u8; 32]) -> [Vec<u8>; 2] {
+        self.issue_at(NOW, who, services, key)
+    }
+
+    /// The same, issued at another time; it lasts an hour.
+    pub(crate) fn issue_at(
+        &self,
+        issued_at: UnixSeconds,
+        who: &str,
+        services: &[&str],
+        key: [u8; 32],
+    ) -> [Vec<u8>; 2] {
         let claims = CredentialClaims {
             issuer: IssuerId::of(&self.issuer.verifying_key()),
             id: id(who),
             handshake_key: key,
-            not_before: NOW,
-            expires: NOW.plus(3_600),
-            issued_at: NOW,
+            not_before: issued_at,
+            expires: issued_at.plus(3_600),
+            issued_at,
             serial: Serial([9; 16]),
             uid: uid(who),
             attributes: BTreeMap::new(),

@@ -22,7 +22,8 @@ pub(crate) struct Live(Mutex<State>);
 struct State {
     rules: Rules,
     ended: Option<Refusal>,
-    streams: BTreeMap<StreamId, LiveStream>,
+    /// Boxed: most sessions have few, and a node of the map has room for eleven.
+    streams: BTreeMap<StreamId, Box<LiveStream>>,
     /// Why streams ended whose grants are still held by somebody.
     over: BTreeMap<StreamId, Refusal>,
     next_pass: u64,
@@ -101,7 +102,7 @@ impl Live {
             granted: true,
             passes: BTreeMap::new(),
         };
-        self.state().streams.insert(stream, live);
+        self.state().streams.insert(stream, Box::new(live));
     }
 
     /// This side ends the stream.

@@ -51,7 +51,10 @@ impl Core {
                 "too many links have registered this name",
             ))
         } else {
-            link.names.insert(name.clone());
+            if !link.names.contains(&name) {
+                link.names.reserve_exact(1);
+                link.names.push(name.clone());
+            }
             None
         };
         let Some((word, text)) = refused else {
@@ -73,9 +76,8 @@ impl Core {
     }
 
     fn deregister(&mut self, id: LinkId, name: &Address) {
-        if let Some(link) = self.links.get_mut(&id)
-            && link.names.remove(name)
-        {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.names.retain(|other| other != name);
             self.names.remove(name, id);
         }
     }

@@ -40,7 +40,7 @@ pub struct Core {
     pub(super) settings: Settings,
     pub(super) trust: Option<VerifiedTrustSet>,
     pub(super) revoked: Arc<RevocationList>,
-    pub(super) links: BTreeMap<LinkId, Link>,
+    pub(super) links: BTreeMap<LinkId, Box<Link>>,
     pub(super) last_link: u64,
     pub(super) names: Names,
     pub(super) usage: BTreeMap<Class, Usage>,
@@ -58,7 +58,8 @@ pub(super) struct Link {
     pub(super) who: Who,
     pub(super) class: Class,
     pub(super) deadline: Option<Time>,
-    pub(super) names: BTreeSet<Address>,
+    /// Few; a vector is the smallest.
+    pub(super) names: Vec<Address>,
     pub(super) circuits: HashMap<CircuitId, Half>,
     /// The next id that we pick.
     pub(super) next_incoming: Option<CircuitId>,
@@ -129,7 +130,7 @@ impl Core {
             who,
             class,
             deadline,
-            names: BTreeSet::new(),
+            names: Vec::new(),
             circuits: HashMap::new(),
             next_incoming: Some(CircuitId::FIRST_OF_RELAY),
             messages: VecDeque::new(),
@@ -137,7 +138,7 @@ impl Core {
             n_names_refused: 0,
             closing: false,
         };
-        self.links.insert(id, link);
+        self.links.insert(id, Box::new(link));
         Ok(id)
     }
 
@@ -320,7 +321,7 @@ impl Core {
     /// The first links, each with who it is, its names and its number of
     /// circuits, for people.
     pub fn describe_links(&self, max: usize) -> Vec<LinkDescription> {
-        let describe = |(&id, link): (&LinkId, &Link)| LinkDescription {
+        let describe = |(&id, link): (&LinkId, &Box<Link>)| LinkDescription {
             link: id.number(),
             peer: link.who.to_string(),
             names: link.names.iter().map(ToString::to_string).collect(),
@@ -339,7 +340,7 @@ impl Core {
     /// Whether every half has its other half, and the books add up.
     #[cfg(test)]
     pub(super) fn links_are_consistent(&self) -> bool {
-        let halves = |link: &Link| link.circuits.len();
+        let halves = |link: &Box<Link>| link.circuits.len();
         let total: usize = self.links.values().map(halves).sum();
         let booked: usize = self.usage.values().map(|usage| usage.circuits).sum();
         let paired = self.links.iter().all(|(&id, link)| {

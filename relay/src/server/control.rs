@@ -125,7 +125,12 @@ impl Control {
 
     /// What came since the last time.
     pub(super) fn next_said(&mut self) -> Option<Said> {
-        self.said.pop_front()
+        let said = self.said.pop_front();
+        if said.is_none() {
+            // An idle link holds no buffer.
+            self.said = VecDeque::new();
+        }
+        said
     }
 
     /// Whether something came that nobody has looked at.

@@ -15,7 +15,7 @@ use fairway_control::link::{CircuitId, FrameError, Run};
 use fairway_control::{Reason, reason};
 use fairway_daemon::DrainGuard;
 use fairway_endpoint::link::LinkReader;
-use fairway_session::PeerInfo;
+use fairway_session::{PeerInfo, Standing};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::{Instant, Sleep};
 
@@ -222,9 +222,14 @@ impl Driver {
     }
 
     fn establish(&mut self, peer: &PeerInfo) -> Result<(), Reason> {
-        let who = match peer.verified() {
-            Some(verified) => Who::Verified(verified.clone()),
-            None => Who::Anonymous,
+        let who = match peer.standing() {
+            Standing::Verified(verified) => Who::Verified(verified.clone()),
+            Standing::Expired(was) => Who::Expired {
+                id: was.id().clone(),
+                uid: was.uid().clone(),
+                issued_at: was.issued_at(),
+            },
+            Standing::Anonymous => Who::Anonymous,
         };
         self.peer = Some(who.to_string());
         let id = self

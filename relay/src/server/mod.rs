@@ -35,7 +35,7 @@ use self::control::Control;
 use self::driver::Driver;
 use self::link::Link;
 use self::shared::Shared;
-use crate::core::Settings;
+use crate::core::{Class, Settings};
 use crate::limits;
 
 /// How a server is set up.
@@ -158,6 +158,8 @@ impl Server {
             let outputs = self.shared.close(&link, &why);
             self.shared.act(outputs);
         }
+        // A guard stays while its link takes the reason.
+        let _ = tokio::time::timeout(limits::CLOSE_LINGER, all_gone(&drain)).await;
         maintenance.abort();
     }
 
@@ -212,6 +214,11 @@ impl Inspector {
     /// What there is right now, for `/debug/state`.
     pub fn state(&self) -> serde_json::Value {
         self.shared.describe()
+    }
+
+    /// Links of a class that are up.
+    pub fn n_links(&self, class: Class) -> usize {
+        self.shared.with_core(|core| core.usage_of(class).0)
     }
 
     /// Brings the gauges up to date; they also are once a second.

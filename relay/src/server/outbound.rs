@@ -31,6 +31,9 @@ struct Piece {
     held: usize,
 }
 
+/// Places for pieces that an empty queue keeps.
+const QUEUE_KEPT: usize = 2;
+
 /// Something changed in what is held: `true` for more, `false` for less.
 pub(super) type Held = (CircuitId, usize, bool);
 
@@ -83,8 +86,8 @@ impl Outbound {
                 Err(error) => return Err(error),
             }
         }
-        // The memory of a queue that was long once is not kept.
-        self.pieces.shrink_to(8);
+        // What a long queue took is given back; a short one is likely wanted again.
+        self.pieces.shrink_to(QUEUE_KEPT);
         Ok(true)
     }
 

@@ -1,5 +1,6 @@
 //! The relay over loopback, with real sessions at the other ends.
 
+// mod memory;
 mod peer;
 
 use std::time::Duration;
@@ -138,6 +139,31 @@ async fn refusals() {
         anonymous.register(PUMP).await,
         Err(reason::NAME_NOT_YOURS.to_owned())
     );
+}
+
+#[tokio::test]
+async fn an_expired_credential_reaches_the_authority_on_a_budget_of_its_own() {
+    let relay = Relay::start_with(|config| config.settings.budgets.anonymous.links = 0).await;
+    let mut authority = relay.authority().await;
+    let mut expired = relay.expired("ns/factory/device/pump-7").await;
+    relay.settle("/classes/expired/links", 1).await;
+    assert_eq!(
+        expired.register(PUMP).await,
+        Err(reason::NAME_NOT_YOURS.to_owned())
+    );
+    assert_eq!(
+        expired.open(2, COLLECTOR).await,
+        Err(reason::AUTHORITY_ONLY.to_owned())
+    );
+    assert_eq!(expired.open(4, AUTHORITY).await, Ok(()));
+    authority.incoming().await;
+    // Those without any credential have nothing left here.
+    let mut anonymous = relay.half_open().await;
+    let refused = match anonymous.establish().await {
+        Ok(()) => anonymous.ended().await,
+        Err(word) => word,
+    };
+    assert_eq!(refused, "overloaded");
 }
 
 #[tokio::test]

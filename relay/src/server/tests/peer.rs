@@ -11,7 +11,7 @@ use fairway_control::limits::LINK_HEADER;
 use fairway_control::link::{CircuitId, FrameKind, ToEndpoint, ToRelay, header, take_run};
 use fairway_control::{FrameReader, frame};
 use fairway_daemon::Drain;
-use fairway_identity::{Address, Clock};
+use fairway_identity::{Address, Clock, UnixSeconds};
 use fairway_session::{
     Batch, Config, Event, Local, Now, OpenRequest, Output, ReadOutcome, Refusal, Rules, Session,
     StaticSecret, StreamId,
@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use crate::core::Class;
 use crate::server::{Identity, IdentitySource, Inspector, Metrics, Server, ServerConfig};
 use crate::testing::{Domain, NOW};
 
@@ -99,6 +100,16 @@ impl Relay {
         }
     }
 
+    /// Waits for so many links of devices, without making a large document.
+    pub(super) async fn settle_links(&self, n_links: usize) {
+        let settled = async {
+            while self.inspector.n_links(Class::Device) != n_links {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        timeout(PATIENCE, settled).await.unwrap();
+    }
+
     /// A link with a credential; `who` is `ns/NS/device/NAME` or `ns/NS/sa/NAME`.
     pub(super) async fn link(&self, who: &str, services: &[&str]) -> Peer {
         let mut peer = self.dial(who, services).await;
@@ -110,6 +121,14 @@ impl Relay {
     pub(super) async fn dial(&self, who: &str, services: &[&str]) -> Peer {
         let local = local(&self.domain, who, services, fresh());
         Peer::connect(self.address, local).await.unwrap()
+    }
+
+    /// A link with a credential that is genuine and has expired.
+    pub(super) async fn expired(&self, who: &str) -> Peer {
+        let local = local_since(NOW.minus(7_200), &self.domain, who, &[], fresh());
+        let mut peer = Peer::connect(self.address, local).await.unwrap();
+        peer.establish().await.unwrap();
+        peer
     }
 
     /// Somebody with the credential of another installation, whose relay
@@ -146,7 +165,7 @@ impl Relay {
 }
 
 impl Peer {
-    async fn connect(address: SocketAddr, local: Local) -> io::Result<Self> {
+    pub(super) async fn connect(address: SocketAddr, local: Local) -> io::Result<Self> {
         let socket = TcpStream::connect(address).await?;
         let began = Instant::now();
         let seed = [fresh(); 32];
@@ -395,8 +414,18 @@ pub(super) fn data_frame(circuit: u32, payload: &[u8]) -> Vec<u8> {
 
 /// Who `who` is, with a fresh key and a credential for it.
 pub(super) fn local(domain: &Domain, who: &str, services: &[&str], key: u8) -> Local {
+    local_since(NOW, domain, who, services, key)
+}
+
+fn local_since(
+    issued_at: UnixSeconds,
+    domain: &Domain,
+    who: &str,
+    services: &[&str],
+    key: u8,
+) -> Local {
     let secret = StaticSecret::from_bytes([key; 32]);
-    let [lean, full] = domain.issue(who, services, secret.public());
+    let [lean, full] = domain.issue_at(issued_at, who, services, secret.public());
     Local::anonymous(secret, domain.pin, [key; 16])
         .with_credential(lean, full)
         .with_trust(domain.trust.clone())
