@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use fairway_control::Reason;
 use fairway_control::link::CircuitId;
+use fairway_control::{Reason, reason};
 use fairway_identity::{Address, HostPort};
 use fairway_session::{Local, Refusal};
 use futures::StreamExt;
@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use crate::OpenError;
+use crate::config::RelayUse;
 use crate::conn::Conn;
 use crate::limits::CONNECT_TIMEOUT;
 use crate::link::{Command, Driver, LinkKind, LinkShared};
@@ -47,14 +48,10 @@ impl Node {
             Some(authority) if *to == Address::Authority => {
                 self.dial_direct(authority, local, generation).await?
             }
-            _ => {
-                let mut joined = self.join_circuit(to).await?;
-                let (link, id) = (joined.link.clone(), joined.circuit.0);
-                let conn = self.dial_on(link, id, to, local)?;
-                joined.link.command(Command::Attach(conn.clone()));
-                joined.is_attached = true;
-                conn
-            }
+            _ => match self.relay_use {
+                RelayUse::One => self.dial_over_one(to, &local).await?,
+                RelayUse::All | RelayUse::None => self.dial_over_all(to, local).await?,
+            },
         };
         match conn.ready().await {
             Ok(_) => Ok(conn),
@@ -90,17 +87,59 @@ impl Node {
         Ok(conn)
     }
 
+    /// Over the only relay: the handshake goes out together with the question
+    /// whether the destination is there, which saves a round trip.
+    async fn dial_over_one(
+        self: &Arc<Self>,
+        to: &Address,
+        local: &Local,
+    ) -> Result<Arc<Conn>, OpenError> {
+        let mut links = self.links.subscribe();
+        let mut asked = BTreeSet::new();
+        loop {
+            let usable = |link: &&Arc<LinkShared>| link.is_up() && !asked.contains(&link.id);
+            let link = links.borrow_and_update().iter().rev().find(usable).cloned();
+            let Some(link) = link else {
+                links.changed().await.map_err(|_| OpenError::Shutdown)?;
+                continue;
+            };
+            asked.insert(link.id);
+            let Some(circuit) = link.take_circuit() else {
+                continue;
+            };
+            let conn = self.dial_on(link.clone(), circuit.0, to, local.clone())?;
+            match ask(&link, circuit, to.clone(), Some(conn.clone())).await {
+                Ok(()) => return Ok(conn),
+                Err(reason) if is_passing(&reason) => {}
+                Err(reason) => return Err(refused(to, &reason)),
+            }
+        }
+    }
+
     /// Asks all relays that are linked, and those that come up meanwhile; the
     /// first that has the destination wins.
+    async fn dial_over_all(
+        self: &Arc<Self>,
+        to: &Address,
+        local: Local,
+    ) -> Result<Arc<Conn>, OpenError> {
+        let mut joined = self.join_circuit(to).await?;
+        let (link, id) = (joined.link.clone(), joined.circuit.0);
+        let conn = self.dial_on(link, id, to, local)?;
+        joined.link.command(Command::Attach(conn.clone()));
+        joined.is_attached = true;
+        Ok(conn)
+    }
+
     async fn join_circuit(&self, to: &Address) -> Result<JoinedCircuit, OpenError> {
         let mut links = self.links.subscribe();
         let mut asked = BTreeSet::new();
         let mut answers = FuturesUnordered::new();
-        let mut refusal = None;
+        let mut refusal: Option<Reason> = None;
         loop {
             for link in links.borrow_and_update().iter() {
                 if link.is_up() && asked.insert(link.id) {
-                    answers.push(ask(link.clone(), to.clone()));
+                    answers.push(join(link.clone(), to.clone()));
                 }
             }
             if answers.is_empty()
@@ -111,6 +150,7 @@ impl Node {
             tokio::select! {
                 Some(answer) = answers.next() => match answer {
                     Ok(joined) => return Ok(joined),
+                    Err(reason) if is_passing(&reason) => {}
                     // "not here" says the least: keep a better reason.
                     Err(reason) => refusal = Some(match refusal.take() {
                         Some(before) if reason.word() == NOT_HERE => before,
@@ -125,8 +165,13 @@ impl Node {
     }
 }
 
+/// Whether another link may well say yes.
+fn is_passing(reason: &Reason) -> bool {
+    [reason::LINK_LOST, reason::DRAINING].contains(&reason.word())
+}
+
 /// The relay's word for a name that nobody has registered.
-const NOT_HERE: &str = fairway_control::reason::NOT_HERE;
+const NOT_HERE: &str = reason::NOT_HERE;
 
 /// Connects, bounded, with small packets sent at once.
 pub(crate) async fn connect(to: &HostPort) -> std::io::Result<TcpStream> {
@@ -138,26 +183,36 @@ pub(crate) async fn connect(to: &HostPort) -> std::io::Result<TcpStream> {
     Ok(io)
 }
 
-async fn ask(link: Arc<LinkShared>, to: Address) -> Result<JoinedCircuit, Reason> {
-    let gone = || Reason::new("link-lost", "the link to the relay ended");
-    let circuit = link.take_circuit().ok_or_else(gone)?;
-    let (reply, answer) = oneshot::channel();
+async fn join(link: Arc<LinkShared>, to: Address) -> Result<JoinedCircuit, Reason> {
+    let circuit = link.take_circuit().ok_or_else(link_lost)?;
     let joined = JoinedCircuit {
-        link: link.clone(),
+        link,
         circuit,
         is_attached: false,
     };
+    ask(&joined.link, circuit, to, None).await?;
+    Ok(joined)
+}
+
+/// Asks one relay for a circuit; with `conn`, its first packet goes along.
+async fn ask(
+    link: &LinkShared,
+    circuit: CircuitId,
+    destination: Address,
+    conn: Option<Arc<Conn>>,
+) -> Result<(), Reason> {
+    let (reply, answer) = oneshot::channel();
     link.command(Command::Open {
         circuit,
-        destination: to,
-        conn: None,
+        destination,
+        conn,
         reply,
     });
-    match answer.await {
-        Ok(Ok(())) => Ok(joined),
-        Ok(Err(reason)) => Err(reason),
-        Err(_) => Err(gone()),
-    }
+    answer.await.unwrap_or_else(|_| Err(link_lost()))
+}
+
+fn link_lost() -> Reason {
+    Reason::new(reason::LINK_LOST, "the link to the relay ended")
 }
 
 fn refused(to: &Address, reason: &Reason) -> OpenError {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use fairway_channel::{ReadOutcome, StreamId};
 use fairway_control::link::{CircuitId, ToEndpoint, ToRelay};
-use fairway_control::{FrameReader, Reason, frame};
+use fairway_control::{FrameReader, Reason, frame, reason};
 use fairway_identity::Address;
 use fairway_session::OpenRequest;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -271,10 +271,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             || self.control.stream.is_none()
             || self.circuits.len() >= CIRCUITS_PER_LINK_MAX
         {
-            let _ = reply.send(Err(Reason::new(
-                "overloaded",
-                "this link takes no more circuits",
-            )));
+            let word = if self.draining {
+                reason::DRAINING
+            } else {
+                reason::OVERLOADED
+            };
+            let _ = reply.send(Err(Reason::new(word, "this link takes no more circuits")));
             return;
         }
         self.control.send(&ToRelay::Open {
@@ -296,7 +298,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         let full = self.circuits.len() >= CIRCUITS_PER_LINK_MAX
             || self.n_half_open >= HALF_OPEN_CIRCUITS_MAX;
         let answer = if full || self.draining {
-            Err(Reason::new("overloaded", "no more circuits here"))
+            Err(Reason::new(reason::OVERLOADED, "no more circuits here"))
         } else {
             self.node.answer(self.shared.clone(), id, destination)
         };
