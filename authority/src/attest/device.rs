@@ -295,7 +295,7 @@ pub(super) mod tests {
         RenewDevice {
             namespace: namespace.clone(),
             device: device.clone(),
-            device_key: public.clone(),
+            device_key: public,
             handshake_key: KEY,
             signature: statement.sign(Purpose::RenewDevice, key).unwrap(),
         }

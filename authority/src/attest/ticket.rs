@@ -317,7 +317,7 @@ mod tests {
             namespace: namespace.clone(),
             device: device.clone(),
             ticket_key: ticket_key().verifying_key(),
-            device_key: public.clone(),
+            device_key: public,
             handshake_key: KEY,
             ticket_signature: statement
                 .sign(Purpose::EnrollTicket, &ticket_key())
@@ -622,7 +622,8 @@ mod tests {
 
     #[tokio::test]
     async fn tickets_that_are_not_good() {
-        let change: [(fn(&mut Value), &str); 3] = [
+        type Change = fn(&mut Value);
+        let changes: [(Change, &str); 3] = [
             (
                 |ticket| ticket["spec"]["expiryTime"] = json!(to_kubernetes(START)),
                 "ticket-expired",
@@ -636,7 +637,7 @@ mod tests {
                 "ticket-unknown",
             ),
         ];
-        for (change, word) in change {
+        for (change, word) in changes {
             let (fixture, server) = Fixture::new();
             let mut object_of_ticket = ticket("1", json!({}));
             change(&mut object_of_ticket);
