@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use fairway_control::limits::LINK_HEADER;
-use fairway_control::link::{CircuitId, FrameKind, ToEndpoint, ToRelay, header};
+use fairway_control::link::{CircuitId, FrameKind, Run, ToEndpoint, ToRelay, header};
 use fairway_control::{FrameReader, Message, Reason, frame, reason};
 use fairway_endpoint::link::LinkReader;
 use fairway_identity::{Address, Clock, HostPort, UnixSeconds};
@@ -122,6 +122,8 @@ struct Link {
     me: mpsc::UnboundedSender<ToLink>,
     inbox: mpsc::UnboundedReceiver<ToLink>,
     circuits: BTreeMap<u32, (mpsc::UnboundedSender<ToLink>, u32)>,
+    /// What came on circuits before they were joined.
+    early: BTreeMap<u32, Vec<Run>>,
     next: CircuitId,
 }
 
@@ -151,6 +153,7 @@ impl Link {
             me,
             inbox,
             circuits: BTreeMap::new(),
+            early: BTreeMap::new(),
             next: CircuitId::FIRST_OF_RELAY,
         }
     }
@@ -188,6 +191,8 @@ impl Link {
                 }
             } else if let Some((other, id)) = self.circuits.get(&circuit.0) {
                 let _ = other.send(ToLink::Frames(run.rewrite(CircuitId(*id))));
+            } else {
+                self.early.entry(circuit.0).or_default().push(run);
             }
         }
     }
@@ -209,6 +214,9 @@ impl Link {
                 let _ = other.send(ToLink::Joined(other_id, self.me.clone(), circuit.0));
             }
             ToLink::Joined(circuit, other, other_id) => {
+                for run in self.early.remove(&circuit).unwrap_or_default() {
+                    let _ = other.send(ToLink::Frames(run.rewrite(CircuitId(other_id))));
+                }
                 self.circuits.insert(circuit, (other, other_id));
                 let circuit = CircuitId(circuit);
                 self.tell(&ToEndpoint::Opened { circuit });
