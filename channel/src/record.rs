@@ -39,20 +39,48 @@ impl RecordKey {
     }
 }
 
+/// A [`RecordKey`] made ready for use. The cipher's own state is large beside
+/// it (600 bytes) and cheap to make, so a channel that is quiet goes without.
+struct Cipher {
+    record: RecordKey,
+    ready: Option<LessSafeKey>,
+}
+
+impl Cipher {
+    fn new(record: &RecordKey) -> Self {
+        Self {
+            record: record.clone(),
+            ready: None,
+        }
+    }
+
+    fn nonce(&self, number: u64) -> Nonce {
+        nonce(&self.record.iv, number)
+    }
+
+    fn key(&mut self) -> &LessSafeKey {
+        self.ready
+            .get_or_insert_with(|| crypto::aes_256_gcm(&self.record.key))
+    }
+}
+
 /// The sending direction.
 pub(crate) struct Sealer {
-    key: LessSafeKey,
-    iv: [u8; 12],
+    cipher: Cipher,
     next: u64,
 }
 
 impl Sealer {
     pub(crate) fn new(key: &RecordKey) -> Self {
         Self {
-            key: crypto::aes_256_gcm(&key.key),
-            iv: *key.iv,
+            cipher: Cipher::new(key),
             next: 0,
         }
+    }
+
+    /// Gives up the cipher's state until it is needed again.
+    pub(crate) fn release_memory(&mut self) {
+        self.cipher.ready = None;
     }
 
     /// The number that the next record gets, which is also how many were sealed.
@@ -76,9 +104,11 @@ impl Sealer {
         self.next += 1;
         let (header, text) = out[start..].split_first_chunk_mut::<HEADER_LEN>()?;
         *header = header_of(number);
+        let nonce = self.cipher.nonce(number);
         let tag = self
-            .key
-            .seal_in_place_separate_tag(nonce(&self.iv, number), Aad::from(&*header), text)
+            .cipher
+            .key()
+            .seal_in_place_separate_tag(nonce, Aad::from(&*header), text)
             .expect("a record is far shorter than AES-GCM allows");
         out.extend_from_slice(tag.as_ref());
         Some(number)
@@ -96,18 +126,21 @@ pub(crate) enum Dropped {
 
 /// The receiving direction.
 pub(crate) struct Opener {
-    key: LessSafeKey,
-    iv: [u8; 12],
+    cipher: Cipher,
     replay: Replay,
 }
 
 impl Opener {
     pub(crate) fn new(key: &RecordKey) -> Self {
         Self {
-            key: crypto::aes_256_gcm(&key.key),
-            iv: *key.iv,
+            cipher: Cipher::new(key),
             replay: Replay::default(),
         }
+    }
+
+    /// Gives up the cipher's state until it is needed again.
+    pub(crate) fn release_memory(&mut self) {
+        self.cipher.ready = None;
     }
 
     /// Opens a record in place and gives its number and its plaintext.
@@ -126,9 +159,11 @@ impl Opener {
         if !self.replay.is_new(number) {
             return Err(Dropped::Replayed);
         }
+        let nonce = self.cipher.nonce(number);
         let length = self
-            .key
-            .open_in_place(nonce(&self.iv, number), Aad::from(&*header), sealed)
+            .cipher
+            .key()
+            .open_in_place(nonce, Aad::from(&*header), sealed)
             .map_err(|_| Dropped::Forged)?
             .len();
         self.replay.mark(number);
@@ -178,6 +213,8 @@ mod tests {
             assert_eq!(record.len(), text.len() + limits::RECORD_OVERHEAD);
             let (_, opened) = opener.open(BytesMut::from(&record[..])).unwrap();
             assert_eq!(opened, text);
+            sealer.release_memory();
+            opener.release_memory();
             assert_eq!(
                 opener.open(BytesMut::from(&record[..])),
                 Err(Dropped::Replayed)

@@ -146,6 +146,11 @@ impl Recovery {
         });
     }
 
+    /// Gives back what an empty list holds.
+    pub(crate) fn release_memory(&mut self) {
+        self.sent.shrink_to_fit();
+    }
+
     /// Takes an ACK; hands out what arrived and what is thereby known to be lost.
     pub(crate) fn on_ack(
         &mut self,

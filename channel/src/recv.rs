@@ -114,6 +114,14 @@ pub(crate) struct RecvHalf {
 }
 
 impl RecvHalf {
+    /// Gives back what empty buffers hold.
+    pub(crate) fn release_memory(&mut self) {
+        self.ready.shrink_to_fit();
+        if self.tail.is_empty() {
+            self.tail = BytesMut::new();
+        }
+    }
+
     pub(crate) fn new(window: u64) -> Self {
         Self {
             allowance: Allowance::new(window),

@@ -171,6 +171,14 @@ pub(crate) struct SendHalf {
 }
 
 impl SendHalf {
+    /// Gives back what empty buffers hold.
+    pub(crate) fn release_memory(&mut self) {
+        self.buffer.chunks.shrink_to_fit();
+        if self.buffer.tail.is_empty() {
+            self.buffer.tail = BytesMut::new();
+        }
+    }
+
     pub(crate) fn new(credit: u64) -> Self {
         Self {
             buffer: Buffer::default(),

@@ -268,6 +268,15 @@ impl Session {
     }
 }
 
+impl Session {
+    /// Gives back memory that nothing is in. For a session that has been quiet
+    /// for some time and may stay so.
+    pub fn release_memory(&mut self) {
+        self.events.shrink_to_fit();
+        self.channel.release_memory();
+    }
+}
+
 // === streams ===
 
 impl Session {

@@ -242,6 +242,20 @@ impl Channel {
         Output::Timeout(self.next_timeout())
     }
 
+    /// Gives back memory that nothing is in. For a channel that has been quiet
+    /// for some time and may stay so: what it needs is taken again at its next
+    /// packet.
+    pub fn release_memory(&mut self) {
+        self.events.shrink_to_fit();
+        self.datagrams_out.shrink_to_fit();
+        self.recovery.release_memory();
+        self.streams.release_memory();
+        if let Some(keys) = &mut self.keys {
+            keys.sealer.release_memory();
+            keys.opener.release_memory();
+        }
+    }
+
     /// The answer to [`Event::PeerHello`]: the peer is fine, go on. `hello` is
     /// this side's own: of message 3 for the initiator's first, of the HELLO
     /// frame for the responder; for the initiator's second it is not used and

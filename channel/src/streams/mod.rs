@@ -167,6 +167,15 @@ impl Streams {
         }
     }
 
+    /// Gives back what empty buffers and lists hold.
+    pub(crate) fn release_memory(&mut self) {
+        self.ready.shrink_to_fit();
+        for stream in self.map.values_mut() {
+            stream.send.release_memory();
+            stream.recv.release_memory();
+        }
+    }
+
     /// What to tell the peer at the start.
     pub(crate) fn settings(config: &Config) -> Settings {
         Settings {

@@ -123,14 +123,15 @@ impl Control {
         transmit(batch, out);
     }
 
+    /// The link has been quiet: holds no more than it must.
+    pub(super) fn release_memory(&mut self) {
+        self.said.shrink_to_fit();
+        self.session.release_memory();
+    }
+
     /// What came since the last time.
     pub(super) fn next_said(&mut self) -> Option<Said> {
-        let said = self.said.pop_front();
-        if said.is_none() {
-            // An idle link holds no buffer.
-            self.said = VecDeque::new();
-        }
-        said
+        self.said.pop_front()
     }
 
     /// Whether something came that nobody has looked at.
@@ -240,7 +241,6 @@ impl Control {
                 self.pending = self.output.split().freeze();
             }
             if self.pending.is_empty() {
-                // An idle link holds no buffer.
                 (self.output, self.pending) = (BytesMut::new(), Bytes::new());
                 return;
             }

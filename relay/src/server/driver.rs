@@ -60,9 +60,16 @@ impl Driver {
         }
     }
 
-    /// Runs the link to its end.
-    pub(super) async fn run(mut self, guard: DrainGuard) {
+    /// Runs the link to its end. Boxed, and so is the end: a task is as large
+    /// as the largest thing it ever does, and most links do nothing.
+    pub(super) async fn run(mut self: Box<Self>, guard: DrainGuard) {
         let why = std::future::poll_fn(|cx| self.poll_turn(cx)).await;
+        Box::pin(self.finish(why)).await;
+        drop(guard);
+    }
+
+    /// The link is over: everybody is told, and it is logged.
+    async fn finish(mut self: Box<Self>, why: Reason) {
         self.shared.end_half_open(&self.link);
         // A peer that is still there is told why, if this side ends it.
         let outputs = self.shared.close(&self.link, &why);
@@ -73,15 +80,13 @@ impl Driver {
         let flushed = std::future::poll_fn(|cx| self.poll_write(cx));
         // A socket that takes nothing any more is simply closed.
         let _ = tokio::time::timeout(limits::CLOSE_LINGER, flushed).await;
-        let duration = self.began.elapsed();
         access::link_ended(
             &self.shared.metrics,
             &self.link,
             self.peer.as_deref(),
-            duration,
+            self.began.elapsed(),
             &why,
         );
-        drop(guard);
     }
 
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
@@ -270,15 +275,20 @@ impl Driver {
             return;
         }
         let now = self.shared.identity.now();
+        let is_quiet = self.holds_buffers && self.read_at.elapsed() >= limits::QUIET_AFTER;
         {
             let mut control = self.link.control();
             control.handle_timeout(now);
             self.shared
                 .with_batch(|batch| control.pump(now, batch, &mut self.link.out()));
+            if is_quiet {
+                control.release_memory();
+            }
         }
-        if self.holds_buffers && self.read_at.elapsed() >= limits::QUIET_AFTER {
+        if is_quiet {
             self.reader.release();
             (self.runs, self.routed) = (Vec::new(), Vec::new());
+            self.link.out().release_memory();
             self.holds_buffers = false;
         }
     }

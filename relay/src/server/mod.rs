@@ -205,7 +205,7 @@ impl Server {
         let (read, write) = socket.into_split();
         let link = Arc::new(Link::new(seq, remote, write, control));
         self.shared.begin(&link, self.config.half_open_max);
-        let driver = Driver::new(self.shared.clone(), link, read);
+        let driver = Box::new(Driver::new(self.shared.clone(), link, read));
         tokio::spawn(driver.run(drain.guard()));
     }
 }

@@ -31,9 +31,6 @@ struct Piece {
     held: usize,
 }
 
-/// Places for pieces that an empty queue keeps.
-const QUEUE_KEPT: usize = 2;
-
 /// Something changed in what is held: `true` for more, `false` for less.
 pub(super) type Held = (CircuitId, usize, bool);
 
@@ -50,6 +47,11 @@ impl Outbound {
 
     pub(super) fn is_empty(&self) -> bool {
         self.pieces.is_empty()
+    }
+
+    /// Gives back what an empty queue holds.
+    pub(super) fn release_memory(&mut self) {
+        self.pieces.shrink_to_fit();
     }
 
     /// Writes as much as `write` takes; `Ok(true)` when nothing is left.
@@ -87,7 +89,9 @@ impl Outbound {
             }
         }
         // What a long queue took is given back; a short one is likely wanted again.
-        self.pieces.shrink_to(QUEUE_KEPT);
+        if self.pieces.capacity() > WRITE_SLICES_MAX {
+            self.pieces.shrink_to(WRITE_SLICES_MAX);
+        }
         Ok(true)
     }
 
