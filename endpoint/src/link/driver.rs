@@ -129,7 +129,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             LinkEnd::Session(refusal) => refusal.clone(),
             other => lost(&format!("link to {}: {other}", self.shared.remote)),
         };
-        self.shared.set_state(LinkState::Closed(end.to_string()));
+        self.shared.close(end.to_string());
         end
     }
 
@@ -495,8 +495,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
 impl<IO> Drop for Driver<IO> {
     fn drop(&mut self) {
         self.node.metrics.links.dec();
-        self.shared
-            .set_state(LinkState::Closed(self.refusal.to_string()));
+        self.shared.close(self.refusal.to_string());
         for circuit in self.circuits.values() {
             if let Some(conn) = &circuit.conn {
                 conn.lost(&self.refusal);

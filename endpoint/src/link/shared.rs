@@ -10,7 +10,7 @@ use fairway_identity::Address;
 use futures::task::AtomicWaker;
 use tokio::sync::{oneshot, watch};
 
-use crate::conn::Conn;
+use crate::conn::{Conn, lost};
 
 /// A link as others see it.
 pub(crate) struct LinkShared {
@@ -75,6 +75,7 @@ pub(crate) enum Command {
 
 #[derive(Default)]
 struct Queue {
+    is_closed: bool,
     dirty: Vec<u32>,
     commands: VecDeque<Command>,
 }
@@ -110,15 +111,29 @@ impl LinkShared {
 
     /// Asks the driver. Commands are few: one for each call that waits, and
     /// calls are bounded.
+    /// A link that has ended drops them, and so tells whoever waits.
     pub(crate) fn command(&self, command: Command) {
-        self.lock().commands.push_back(command);
-        self.waker.wake();
+        let mut queue = self.lock();
+        if !queue.is_closed {
+            queue.commands.push_back(command);
+            drop(queue);
+            self.waker.wake();
+            return;
+        }
+        drop(queue);
+        if let Command::Attach(conn) = command {
+            conn.lost(&lost("the link ended before the circuit was used"));
+        }
     }
 
     /// The connection on this circuit may have output.
     pub(crate) fn wake_for(&self, circuit: u32) {
-        self.lock().dirty.push(circuit);
-        self.waker.wake();
+        let mut queue = self.lock();
+        if !queue.is_closed {
+            queue.dirty.push(circuit);
+            drop(queue);
+            self.waker.wake();
+        }
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<LinkState> {
@@ -154,6 +169,19 @@ impl LinkShared {
         let mut queue = self.lock();
         dirty.extend(queue.dirty.drain(..));
         std::mem::take(&mut queue.commands)
+    }
+
+    /// The driver is gone.
+    pub(super) fn close(&self, why: String) {
+        self.set_state(LinkState::Closed(why));
+        let mut queue = self.lock();
+        queue.is_closed = true;
+        let commands = std::mem::take(&mut queue.commands);
+        drop(queue);
+        // Now that it is closed, each is dropped.
+        for command in commands {
+            self.command(command);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {

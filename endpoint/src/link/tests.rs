@@ -192,3 +192,20 @@ async fn a_link_that_breaks_ends_its_streams_with_the_reason() {
         "link-lost"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_a_link_that_has_ended_is_told_at_once() {
+    let (near, far) = duplex(1 << 16);
+    let (conn, dialler) = dial(&pump(), COLLECTOR, near);
+    drop(far);
+    dialler.await.unwrap();
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    conn.link.command(super::Command::Open {
+        circuit: fairway_control::link::CircuitId::FIRST_OF_ENDPOINT,
+        destination: Address::Authority,
+        conn: None,
+        reply,
+    });
+    assert!(answer.await.is_err());
+    assert_eq!(conn.ready().await.unwrap_err().code, code::LINK_LOST);
+}
