@@ -87,8 +87,7 @@ impl Keeper {
                 self.create(Keyring::new(&self.names, now)?).await?;
                 continue;
             };
-            let ring = match Keyring::from_data(secret.data.as_ref().unwrap_or(&Default::default()))
-            {
+            let ring = match usable(&secret) {
                 Ok(ring) => ring,
                 Err(error) => {
                     tracing::warn!(
@@ -239,6 +238,13 @@ impl Keeper {
     }
 }
 
+/// What a Secret holds, if it can be served.
+fn usable(secret: &Secret) -> Result<Keyring, KeyringError> {
+    let ring = Keyring::from_data(secret.data.as_ref().unwrap_or(&Default::default()))?;
+    ring.server_config()?;
+    Ok(ring)
+}
+
 /// Losing a race is as good as winning it: what is there now is somebody's.
 fn won_or_lost<T>(result: Result<T, CallError>) -> Result<(), KeeperError> {
     match result {
@@ -260,4 +266,76 @@ fn changes<K: Send + 'static>(
         .then_some(())
     };
     events.default_backoff().filter_map(changed).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::FakeApi;
+    use serde_json::Value;
+
+    const SECRET_PATH: &str = "/api/v1/namespaces/system/secrets/fairway-webhook-cert";
+    const CONFIGURATION_PATH: &str =
+        "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/injector";
+
+    fn keeper(api: &FakeApi) -> Keeper {
+        Keeper::new(api.client(), "system", "op", "injector", Metrics::default())
+    }
+
+    fn at(days: i64) -> Timestamp {
+        Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_hours(24 * days)
+    }
+
+    #[tokio::test]
+    async fn replicas_share_one_certificate() {
+        let api = FakeApi::new();
+        let (a, b) = (keeper(&api), keeper(&api));
+        let (a, b) = tokio::join!(a.keyring(at(0)), b.keyring(at(0)));
+        assert_eq!(a.unwrap(), b.unwrap());
+
+        let before = keeper(&api).keyring(at(59)).await.unwrap();
+        let (a, b) = (keeper(&api), keeper(&api));
+        let (a, b) = tokio::join!(a.keyring(at(60)), b.keyring(at(60)));
+        let (a, b) = (a.unwrap(), b.unwrap());
+        assert_eq!(a, b);
+        assert_ne!(a, before);
+    }
+
+    #[tokio::test]
+    async fn a_secret_that_cannot_be_read_is_replaced() {
+        let api = FakeApi::new();
+        keeper(&api).keyring(at(0)).await.unwrap();
+        for broken in [Value::Null, json!("AAAA")] {
+            api.change(SECRET_PATH, |secret| secret["data"]["tls.key"] = broken);
+            let ring = keeper(&api).keyring(at(0)).await.unwrap();
+            ring.server_config().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn the_bundle_is_put_into_every_entry_and_only_when_it_is_not_there() {
+        let api = FakeApi::new();
+        let keeper = keeper(&api);
+        let ring = keeper.keyring(at(0)).await.unwrap();
+        assert!(
+            !keeper.publish(&ring).await.unwrap(),
+            "there is no configuration"
+        );
+
+        let entry = |name: &str| json!({"name": name, "clientConfig": {"service": {"name": "op", "namespace": "system"}}, "sideEffects": "None", "admissionReviewVersions": ["v1"]});
+        api.put(
+            CONFIGURATION_PATH,
+            json!({"metadata": {"name": "injector"}, "webhooks": [entry("a"), entry("b")]}),
+        );
+        api.writes();
+        assert!(keeper.publish(&ring).await.unwrap());
+        let stored = api.get(CONFIGURATION_PATH).unwrap();
+        for entry in stored["webhooks"].as_array().unwrap() {
+            assert!(entry["clientConfig"]["caBundle"].is_string());
+            assert_eq!(entry["clientConfig"]["service"]["name"], "op");
+        }
+        assert_eq!(api.writes().len(), 1);
+        assert!(keeper.publish(&ring).await.unwrap());
+        assert_eq!(api.writes().len(), 0);
+    }
 }

@@ -25,6 +25,10 @@ use crate::limits::{REVIEW_BYTES_MAX, REVIEW_TIME, REVIEWS_AT_ONCE};
 
 /// How long reviews under way may take once the process leaves.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
+/// How long it goes on as usual after the process began to leave: until the
+/// API server has heard that this replica is not ready any more. Pods that
+/// are made meanwhile would be refused otherwise.
+const LAME_DUCK_TIME: Duration = Duration::from_secs(3);
 
 /// A listening webhook.
 #[derive(Debug)]
@@ -62,13 +66,13 @@ impl WebhookServer {
         injector: Injector,
         drain: Drain,
     ) -> io::Result<()> {
+        let _guard = drain.guard();
         let handle = Handle::new();
-        let guard = drain.guard();
         let leaving = handle.clone();
         tokio::spawn(async move {
             drain.started().await;
+            tokio::time::sleep(LAME_DUCK_TIME).await;
             leaving.graceful_shutdown(Some(DRAIN_TIME));
-            drop(guard);
         });
         axum_server::from_tcp_rustls(self.listener, tls)?
             .handle(handle)
@@ -110,5 +114,197 @@ async fn in_turn(State(permits): State<Arc<Semaphore>>, request: Request, next: 
     match tokio::time::timeout(REVIEW_TIME, work).await {
         Ok(response) => response,
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "too slow\n").into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    use serde_json::{Value, json};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::inject::InjectConfig;
+    use crate::metrics::Metrics;
+    use crate::trust::{Trust, TrustError};
+    use crate::webhook::keyring::Keyring;
+    use crate::webhook::review::InjectTemplate;
+
+    fn injector(trust: Trust) -> Injector {
+        let text = |text: &str| text.to_owned();
+        let template = InjectTemplate::new(InjectConfig {
+            image: text("sidecar"),
+            image_pull_policy: None,
+            trust_domain: text("fairway.local"),
+            root_hash: String::new(),
+            authority: text("a:1"),
+            cpu_request: text("1m"),
+            memory_request: text("1Mi"),
+            memory_limit: text("1Mi"),
+            otlp_endpoint: None,
+        });
+        Injector::new(template, watch::channel(trust).1, Metrics::default())
+    }
+
+    fn known() -> Trust {
+        Trust::Known("ab".repeat(32))
+    }
+
+    fn review(pod: Value, dry_run: bool) -> Value {
+        json!({
+            "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+            "request": {
+                "uid": "u1", "operation": "CREATE", "namespace": "factory", "dryRun": dry_run,
+                "kind": {"group": "", "version": "v1", "kind": "Pod"},
+                "resource": {"group": "", "version": "v1", "resource": "pods"},
+                "userInfo": {}, "object": pod,
+            },
+        })
+    }
+
+    fn pod(spec: Value) -> Value {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "app-"}, "spec": spec})
+    }
+
+    async fn ask(injector: Injector, body: Vec<u8>) -> (StatusCode, Value) {
+        use http_body_util::BodyExt;
+        use tower::ServiceExt;
+        let request = Request::post("/inject")
+            .body(axum::body::Body::from(body))
+            .unwrap();
+        let response = router(injector).oneshot(request).await.unwrap();
+        let status = response.status();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    async fn answer(trust: Trust, review: Value) -> Value {
+        let (status, mut answer) = ask(injector(trust), review.to_string().into_bytes()).await;
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(
+            (&answer["kind"], &answer["response"]["uid"]),
+            (&json!("AdmissionReview"), &json!("u1"))
+        );
+        answer["response"].take()
+    }
+
+    #[tokio::test]
+    async fn a_pod_is_patched_also_in_a_dry_run() {
+        let containers = json!({"containers": [{"name": "app"}]});
+        for dry_run in [false, true] {
+            let answer = answer(known(), review(pod(containers.clone()), dry_run)).await;
+            assert_eq!(
+                (&answer["allowed"], &answer["patchType"]),
+                (&json!(true), &json!("JSONPatch"))
+            );
+            assert!(
+                answer["patch"]
+                    .as_array()
+                    .is_some_and(|bytes| !bytes.is_empty())
+                    || answer["patch"].is_string()
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn without_trust_a_pod_is_refused_with_the_reason() {
+        let unknown = Trust::Unknown(TrustError::Missing);
+        let answer = answer(unknown, review(pod(json!({"containers": []})), false)).await;
+        assert_eq!(
+            (&answer["allowed"], &answer["status"]["code"]),
+            (&json!(false), &json!(403))
+        );
+        let message = answer["status"]["message"].as_str().unwrap();
+        assert!(
+            message.contains("no-trust") && message.contains("fairway-authority"),
+            "{message}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_skipped_pod_starts_with_a_warning() {
+        let spec = json!({"containers": [], "hostNetwork": true});
+        let answer = answer(known(), review(pod(spec), false)).await;
+        assert_eq!(
+            (&answer["allowed"], &answer["patch"]),
+            (&json!(true), &Value::Null)
+        );
+        assert!(
+            answer["warnings"][0]
+                .as_str()
+                .unwrap()
+                .contains("hostNetwork")
+        );
+    }
+
+    #[tokio::test]
+    async fn garbage_is_refused_and_bounded() {
+        for garbage in ["", "{", "[]", "{\"request\": 1}"] {
+            let (status, answer) = ask(injector(known()), garbage.as_bytes().to_vec()).await;
+            assert_eq!(
+                (status, &answer["response"]["allowed"]),
+                (StatusCode::OK, &json!(false))
+            );
+        }
+        let (status, _) = ask(injector(known()), vec![b' '; REVIEW_BYTES_MAX + 1]).await;
+        assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    }
+
+    /// A client that trusts the bundle speaks to the server, and still does
+    /// after the certificate was rotated under it.
+    #[tokio::test]
+    async fn the_bundle_vouches_for_what_is_served() {
+        let names = vec!["fairway-operator.fairway-system.svc".to_owned()];
+        let ago = |seconds| Timestamp::now() - jiff::SignedDuration::from_secs(seconds);
+        let first = Keyring::new(&names, ago(60 * 86_400 + 600)).unwrap();
+        let both = first.step(&names, ago(600)).unwrap().unwrap();
+        let second = both.step(&names, ago(0)).unwrap().unwrap();
+
+        let server = WebhookServer::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = server.address().unwrap();
+        let tls = RustlsConfig::from_config(Arc::new(first.server_config().unwrap()));
+        tokio::spawn(server.serve(tls.clone(), injector(known()), Drain::new()));
+
+        let body = review(pod(json!({"containers": []})), false).to_string();
+        assert!(
+            post(address, &both.ca_bundle(), &names[0], &body)
+                .await
+                .contains("200 OK")
+        );
+        tls.reload_from_config(Arc::new(second.server_config().unwrap()));
+        assert!(
+            post(address, &both.ca_bundle(), &names[0], &body)
+                .await
+                .contains("200 OK")
+        );
+    }
+
+    async fn post(address: SocketAddr, bundle: &str, name: &str, body: &str) -> String {
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
+            roots.add(certificate.unwrap()).unwrap();
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+        let name = name.to_owned().try_into().unwrap();
+        let mut stream = connector.connect(name, tcp).await.unwrap();
+        let length = body.len();
+        let head = format!(
+            "POST /inject HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(body.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8_lossy(&answer).into_owned()
     }
 }
