@@ -9,8 +9,14 @@
 
 use bytes::{Bytes, BytesMut};
 use fairway_channel::{
-    Batch, Channel, Config, Event, Output, ReadOutcome, StaticSecret, StreamId, Time,
+    Batch, Channel, Config, Event, Output, ReadOutcome, StaticSecret, StreamId, Time, limits,
 };
+
+/// Full packets in one read buffer, and how many of those are used in turn. A
+/// buffer whose slices have all been dropped is used again as it is: fresh
+/// memory from the kernel for each would cost more than the sealing.
+const READ_PACKETS: usize = 4;
+const READ_BUFFERS: usize = 40;
 
 /// Room for a link's frame header before each packet.
 const HEADROOM: usize = 8;
@@ -22,7 +28,7 @@ fn main() {
         pump(&mut a, &mut b);
         pump(&mut b, &mut a);
         let start = Cpu::now();
-        let (total, packets) = stream(&mut a, &mut b, &[id], chunk, 2 << 30);
+        let (total, packets) = stream(&mut a, &mut b, &[id], chunk, 1 << 30);
         let seconds = start.seconds();
         let rate = total as f64 / seconds / 1e9;
         println!("bench channel_stream_writes_of_{name} {rate:.2} GB/s");
@@ -39,11 +45,11 @@ fn main() {
     pump(&mut a, &mut b);
     pump(&mut b, &mut a);
     let start = Cpu::now();
-    let (total, _) = stream(&mut a, &mut b, &ids, 16 * 1024, 2 << 30);
+    let (total, _) = stream(&mut a, &mut b, &ids, 16 * 1024, 1 << 30);
     let rate = total as f64 / start.seconds() / 1e9;
     println!("bench channel_eight_streams {rate:.2} GB/s");
 
-    let rounds = 300_000;
+    let rounds = 200_000;
     let (mut a, mut b) = connected();
     let id = a.channel.open(NOW, Vec::new()).expect("a stream");
     pump(&mut a, &mut b);
@@ -89,7 +95,27 @@ fn main() {
     }
     let rate = f64::from(rounds) / start.seconds();
     println!("bench channel_handshakes_both_ends {rate:.0} 1/s");
-    println!("bench channel_size_of {} B", size_of::<Channel>());
+
+    let rounds = 4_000;
+    let before = resident();
+    let mut pairs: Vec<(End, End)> = (0..rounds).map(|_| connected()).collect();
+    for (a, b) in &mut pairs {
+        (a.reads, b.reads) = (Vec::new(), Vec::new());
+        (a.batch, b.batch) = (Batch::new(HEADROOM), Batch::new(HEADROOM));
+    }
+    let idle = (resident() - before) / (2 * rounds);
+    println!("bench channel_idle_memory {idle} B");
+    for (a, b) in &mut pairs {
+        for _ in 0..4 {
+            let id = a.channel.open(NOW, vec![0; 40]).expect("a stream");
+            say(a, id);
+            pump(a, b);
+            pump(b, a);
+            hear(b, id);
+        }
+    }
+    let streams = (resident() - before) / (2 * rounds) - idle;
+    println!("bench channel_idle_stream_memory {} B", streams / 4);
 }
 
 /// Processor time of this process (Linux: /proc/self/schedstat, in nanoseconds).
@@ -107,12 +133,21 @@ impl Cpu {
     }
 }
 
+/// Resident memory of this process, in bytes.
+fn resident() -> usize {
+    let text = std::fs::read_to_string("/proc/self/statm").expect("Linux");
+    let pages = text.split(' ').nth(1).and_then(|pages| pages.parse().ok());
+    4096 * pages.unwrap_or(0_usize)
+}
+
 /// Nothing here waits, so the clock may stand still.
 const NOW: Time = Time::ZERO;
 
 struct End {
     channel: Channel,
     batch: Batch,
+    reads: Vec<BytesMut>,
+    next_read: usize,
     packets: u64,
 }
 
@@ -134,13 +169,25 @@ impl End {
         Self {
             channel,
             batch: Batch::new(HEADROOM),
+            reads: Vec::new(),
+            next_read: 0,
             packets: 0,
         }
     }
+
+    fn read_buffer(&mut self) -> &mut BytesMut {
+        if self.reads.len() < READ_BUFFERS {
+            self.reads.push(BytesMut::new());
+        }
+        self.next_read = (self.next_read + 1) % self.reads.len();
+        let buffer = &mut self.reads[self.next_read];
+        buffer.reserve(READ_PACKETS * (limits::MAX_PACKET + HEADROOM));
+        buffer
+    }
 }
 
-/// Drains `from` into `to`, as a link would: whole batches, received into one
-/// buffer and cut into packets.
+/// Drains `from` into `to`, as a link would: whole batches, received into read
+/// buffers and cut into packets.
 fn pump(from: &mut End, to: &mut End) {
     loop {
         match from.channel.poll_output(NOW, &mut from.batch) {
@@ -152,13 +199,28 @@ fn pump(from: &mut End, to: &mut End) {
             Output::Event(Event::Closed { reason, .. }) => panic!("{reason}"),
             Output::Event(_) => {}
             Output::Transmit => {
-                let lengths: Vec<usize> = from.batch.packets_mut().map(|one| one.len()).collect();
-                let mut received = BytesMut::from(from.batch.as_slice());
-                for length in lengths {
-                    let mut frame = received.split_to(length);
-                    let packet = frame.split_off(HEADROOM);
-                    to.channel.handle_input(NOW, packet);
-                    from.packets += 1;
+                let mut lengths = from
+                    .batch
+                    .packets_mut()
+                    .map(|packet| packet.len())
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .peekable();
+                let mut rest = from.batch.as_slice();
+                while lengths.peek().is_some() {
+                    let some: Vec<usize> = lengths.by_ref().take(READ_PACKETS).collect();
+                    let (read, tail) = rest.split_at(some.iter().sum());
+                    rest = tail;
+                    let received = to.read_buffer();
+                    received.extend_from_slice(read);
+                    let packets: Vec<BytesMut> = some
+                        .into_iter()
+                        .map(|length| received.split_to(length).split_off(HEADROOM))
+                        .collect();
+                    for packet in packets {
+                        to.channel.handle_input(NOW, packet);
+                        from.packets += 1;
+                    }
                 }
                 from.batch.clear();
             }

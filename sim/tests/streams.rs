@@ -7,7 +7,7 @@ use bytes::Bytes;
 use fairway_channel::{
     Code, Config, Event, OpenError, ReadOutcome, Reason, StreamError, StreamId, Time,
 };
-use fairway_sim::{Conditions, Pair, Side};
+use fairway_sim::{Conditions, End, Pair, Side};
 use rand::Rng;
 
 /// What one direction of one stream should carry, and has carried.
@@ -57,6 +57,13 @@ impl Traffic {
             );
         }
         id
+    }
+
+    /// What `side` sends on a stream.
+    fn flow(&mut self, side: Side, id: StreamId) -> &mut Flow {
+        self.flows
+            .get_mut(&(side, id))
+            .expect("a stream of the model")
     }
 
     /// Every refusal for want of streams is followed by word that there are some.
@@ -284,11 +291,15 @@ fn damaged_records_are_as_good_as_lost() {
             ..Conditions::bad()
         };
         let mut traffic = Traffic::new(pair);
-        traffic.open(Side::Initiator, 50_000);
-        traffic.open(Side::Responder, 50_000);
+        for id in [
+            traffic.open(Side::Initiator, 50_000),
+            traffic.open(Side::Responder, 50_000),
+        ] {
+            traffic.flow(Side::Initiator, id).to_write = 50_000;
+        }
         traffic.run(Time::from_secs(600));
-        let stats = traffic.pair.initiator.channel.stats();
-        assert!(stats.dropped_forged > 0);
+        let dropped = |end: &End| end.channel.stats().dropped_forged;
+        assert!(dropped(&traffic.pair.initiator) + dropped(&traffic.pair.responder) > 0);
     });
 }
 
@@ -308,11 +319,9 @@ fn forty_lost_packets_in_a_row_wedge_nothing() {
     let mut pair = Pair::with_configs(3, Conditions::perfect(), patient(), patient());
     pair.connect().unwrap();
     let mut traffic = Traffic::new(pair);
-    traffic.open(Side::Initiator, 2_000_000);
-    let ids: Vec<_> = traffic.flows.keys().copied().collect();
-    for id in ids {
-        traffic.flows.get_mut(&id).unwrap().to_write = 2_000_000;
-    }
+    let id = traffic.open(Side::Initiator, 2_000_000);
+    traffic.flow(Side::Initiator, id).to_write = 2_000_000;
+    traffic.flow(Side::Responder, id).to_write = 2_000_000;
     traffic.turn();
     traffic.pair.net.cut = true;
     let before = traffic.pair.net.lost;
@@ -381,7 +390,12 @@ fn resets_in_the_middle_leave_the_rest_alone() {
                 .unwrap();
             doomed.push(id);
         }
-        pair.run_for(Time::from_secs(2));
+        // Until the responder has seen them all.
+        pair.run_until(Time::from_secs(60), |pair| {
+            pair.responder.channel.streams() == doomed.len()
+        })
+        .expect("five streams");
+        pair.run_for(Time::from_secs(1));
         let reason = Reason::new(Code(0x100), "changed my mind");
         for (at, id) in doomed.into_iter().enumerate() {
             let side = if at % 2 == 0 {
