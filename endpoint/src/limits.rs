@@ -80,6 +80,10 @@ pub const RENEW_BACKOFF_MIN: Duration = Duration::from_millis(500);
 /// ...up to this one: a credential lives for hours.
 pub const RENEW_BACKOFF_MAX: Duration = Duration::from_secs(60);
 
+/// No credential is asked for sooner after the last one, whatever the
+/// authority says about it.
+pub const RENEW_INTERVAL_MIN: Duration = Duration::from_secs(1);
+
 /// An answer of the authority must come within this time; attesting asks the
 /// API server.
 pub const AUTHORITY_TIMEOUT: Duration = Duration::from_secs(15);

@@ -364,19 +364,27 @@ async fn an_expired_credential_is_renewed_and_bricks_nothing() {
     let world = World::start().await;
     echo(world.calls);
     soon(call(&world.pump)).await.unwrap();
-    let n_issued = world.authority.n_issued();
-    // The authority is gone for longer than the next credentials live.
     world.authority.set_lifetime(2);
     world.authority.publish(PUMP_ID, |state| {
         state.renew_issued_before = Some(UnixSeconds(u64::MAX / 2));
     });
+    let n_issued = world.authority.n_issued();
     soon(async {
-        while world.authority.n_issued() < n_issued + 3 {
+        while world.authority.n_issued() == n_issued {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    // The authority is away for longer than that credential lives.
+    world.authority.set_away(true);
+    soon(async {
+        while world.pump.status().credential.is_some() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
     .await;
     world.authority.set_lifetime(3_600);
+    world.authority.set_away(false);
     soon(async {
         while call(&world.pump).await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -9,7 +9,7 @@ use super::{AuthorityClient, Issued};
 use crate::AuthorityError;
 use crate::backoff::{Backoff, jittered};
 use crate::config::{CredentialSource, Keep, SavedCredential};
-use crate::limits::{RENEW_BACKOFF_MAX, RENEW_BACKOFF_MIN};
+use crate::limits::{RENEW_BACKOFF_MAX, RENEW_BACKOFF_MIN, RENEW_INTERVAL_MIN};
 use crate::node::Node;
 
 /// Obtains a credential and renews it in time, until the endpoint closes.
@@ -22,6 +22,7 @@ pub(crate) async fn keep_credential(node: Arc<Node>) {
             Ok(Obtained::Credential(issued)) => {
                 backoff.reset();
                 take_into_use(&node, *issued);
+                tokio::time::sleep(RENEW_INTERVAL_MIN).await;
             }
             Ok(Obtained::Time) => backoff.reset(),
             Ok(Obtained::Nothing) => return,

@@ -47,6 +47,7 @@ struct Books {
     n_tokens: u64,
     acks: BTreeMap<String, u64>,
     lifetime: Option<u64>,
+    is_away: bool,
 }
 
 impl Authority {
@@ -151,6 +152,11 @@ impl Authority {
         self.world.state.lock().unwrap().lifetime = Some(seconds);
     }
 
+    /// Whether requests are refused as if the API server were down.
+    pub fn set_away(&self, away: bool) {
+        self.world.state.lock().unwrap().is_away = away;
+    }
+
     /// A credential for anybody, by anybody's key.
     pub fn issue(&self, id: SpiffeId, services: &[&str], key: [u8; 32]) -> (Vec<u8>, Vec<u8>) {
         let Issued { lean, full, .. } = self.world.issue(id, services, key);
@@ -218,6 +224,12 @@ impl World {
     }
 
     fn answer(&self, from: &Preamble, request: Request) -> Response {
+        if self.state.lock().unwrap().is_away {
+            return Response::Error {
+                reason: Reason::new(reason::UNAVAILABLE, "as the test wants it"),
+                retry_after_seconds: Some(1),
+            };
+        }
         match (request, from) {
             (Request::GetTime { nonce }, _) => Response::Time {
                 signed: SignedTime::sign(&self.issuer, &nonce, now()).unwrap(),
