@@ -254,6 +254,11 @@ impl Conn {
         inner.session.close(now, Refusal::new(Code::DONE, why));
     }
 
+    /// Gives back what the session keeps for speed.
+    pub(crate) fn release_memory(&self) {
+        self.lock().session.release_memory();
+    }
+
     /// Lets the session go on, until there are packets or nothing is left.
     pub(crate) fn poll(self: &Arc<Self>, batch: &mut Batch, polled: &mut Polled) -> Progress {
         self.dirty.store(false, Ordering::Release);

@@ -468,9 +468,20 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         self.control.retry_refused(now);
         if self.holds_buffers && now.duration_since(self.read_at) >= QUIET && self.batch.is_empty()
         {
-            self.reader.release();
-            self.batch = Batch::new(LINK_HEADER);
-            self.holds_buffers = false;
+            self.release_memory();
+        }
+    }
+
+    /// Nothing has come for a while: what is kept for speed is given back.
+    fn release_memory(&mut self) {
+        self.reader.release();
+        self.batch = Batch::new(LINK_HEADER);
+        self.polled = Polled::default();
+        self.holds_buffers = false;
+        for circuit in self.circuits.values() {
+            if let Some(conn) = &circuit.conn {
+                conn.release_memory();
+            }
         }
     }
 
