@@ -28,9 +28,15 @@ async fn main() -> ExitCode {
         }
         Err(error) => {
             eprintln!("error: {error}");
+            // Libraries tend to repeat their causes; one telling is enough.
+            let mut told = error.to_string();
             let mut source = error.source();
             while let Some(cause) = source {
-                eprintln!("  because: {cause}");
+                let text = cause.to_string();
+                if !told.contains(&text) {
+                    eprintln!("  because: {text}");
+                    told = text;
+                }
                 source = cause.source();
             }
             ExitCode::FAILURE

@@ -20,7 +20,7 @@ pub(crate) use pods::missing_reason;
 
 use crate::cluster::{Cluster, ClusterError};
 use crate::console::Console;
-use crate::install::{self, Trust};
+use crate::install::{self, InstallError, Trust};
 use crate::{Error, Outcome};
 use report::Report;
 
@@ -75,15 +75,21 @@ async fn resources(cluster: &Cluster, report: &mut Report) -> Result<(), Error> 
 async fn deployments(cluster: &Cluster, report: &mut Report) -> Result<(), Error> {
     let namespace = &cluster.install_namespace;
     let api = cluster.namespaced::<Deployment>(namespace);
+    let mut missing = Vec::new();
     for name in DEPLOYMENTS {
         match cluster.find(&api, name).await {
             Ok(Some(deployment)) => deployment_found(namespace, name, &deployment, report),
-            Ok(None) => report.bad(
-                format!("there is no Deployment {name} in namespace {namespace}"),
-                format!("helm install fairway charts/fairway -n {namespace} --create-namespace, or name the right namespace by --install-namespace"),
-            ),
+            Ok(None) => missing.push(name),
             Err(error) => report.unseen(&format!("Deployment {name}"), error)?,
         }
+    }
+    if !missing.is_empty() {
+        report.bad(
+            format!("namespace {namespace} has no Deployment {}", missing.join(", ")),
+            format!(
+                "helm install fairway charts/fairway -n {namespace} --create-namespace, or name the right namespace by --install-namespace"
+            ),
+        );
     }
     Ok(())
 }
@@ -115,14 +121,15 @@ async fn trust(cluster: &Cluster, report: &mut Report) -> Result<(), Error> {
     let trust = match Trust::read(cluster).await {
         Ok(trust) => trust,
         Err(Error::Cluster(error)) => return Ok(report.unseen("ConfigMap fairway-trust", error)?),
-        Err(error) => {
+        Err(Error::Install(InstallError::NoTrust { namespace })) => {
             report.bad(
-                error.to_string(),
-                format!(
-                    "kubectl -n {} logs deployment/fairway-authority -c authority",
-                    cluster.install_namespace
-                ),
+                "the authority has not made its root key yet: there is no ConfigMap fairway-trust",
+                format!("kubectl -n {namespace} logs deployment/fairway-authority -c authority"),
             );
+            return Ok(());
+        }
+        Err(error) => {
+            report.bad(error.to_string(), "mend that");
             return Ok(());
         }
     };
@@ -342,7 +349,7 @@ mod tests {
                 sound().answer(devices, 404, json!("404 page not found")),
                 "are missing",
             ),
-            (sound().missing(relay), "no Deployment fairway-relay"),
+            (sound().missing(relay), "has no Deployment fairway-relay"),
             (
                 sound().object(relay, deployment(0)),
                 "fairway-relay: 0 of 2",
