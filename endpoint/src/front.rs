@@ -16,8 +16,8 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Stream;
-use crate::limits::{ACCEPTED_LINKS_MAX, HALF_OPEN_LINKS_MAX, PIPED_STREAMS_MAX};
-use crate::link::{Driver, LinkKind, LinkShared};
+use crate::limits::{ACCEPTED_LINKS_MAX, PIPED_STREAMS_MAX};
+use crate::link::{Driver, HalfOpen, HalfOpenLinks, LinkKind, LinkShared};
 use crate::node::Node;
 
 /// Where Control streams go.
@@ -53,7 +53,7 @@ impl Front {
 
 /// Accepts direct links until the endpoint closes.
 pub(crate) async fn accept_links(node: Arc<Node>, listener: TcpListener) {
-    let half_open = Arc::new(Semaphore::new(HALF_OPEN_LINKS_MAX));
+    let half_open = HalfOpenLinks::default();
     let all = Arc::new(Semaphore::new(ACCEPTED_LINKS_MAX));
     loop {
         let (io, from) = match listener.accept().await {
@@ -65,11 +65,8 @@ pub(crate) async fn accept_links(node: Arc<Node>, listener: TcpListener) {
                 continue;
             }
         };
-        let permits = (
-            half_open.clone().try_acquire_owned(),
-            all.clone().try_acquire_owned(),
-        );
-        let (Ok(half_open), Ok(in_all)) = permits else {
+        let permits = (half_open.admit(from.ip()), all.clone().try_acquire_owned());
+        let (Some(half_open), Ok(in_all)) = permits else {
             node.metrics.half_open_refused.inc();
             continue;
         };
@@ -84,7 +81,7 @@ fn accept_link(
     node: &Arc<Node>,
     io: TcpStream,
     from: SocketAddr,
-    half_open: OwnedSemaphorePermit,
+    half_open: HalfOpen,
     in_all: OwnedSemaphorePermit,
 ) -> Result<(), String> {
     io.set_nodelay(true).map_err(|e| e.to_string())?;

@@ -23,6 +23,10 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// once. At about 10 KiB of handshake state each this is 2.5 MiB.
 pub const HALF_OPEN_LINKS_MAX: usize = 256;
 
+/// The same from one address. A pod has no use for more than one at a time,
+/// but some networks hide all pods of a node behind one address.
+pub const HALF_OPEN_PER_ADDRESS_MAX: usize = 64;
+
 /// Links accepted in all, by the authority's front.
 pub const ACCEPTED_LINKS_MAX: usize = 8_192;
 

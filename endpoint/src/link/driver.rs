@@ -17,13 +17,12 @@ use fairway_control::limits::LINK_HEADER;
 use fairway_control::link::{CircuitId, FrameError, FrameKind, Run, header};
 use fairway_session::Refusal;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
-use super::LinkReader;
 use super::circuit::{Circuit, Timers};
 use super::control::LinkControl;
 use super::shared::{LinkKind, LinkShared, LinkState};
+use super::{HalfOpen, LinkReader};
 use crate::conn::{Conn, Notice, Polled, Progress, lost};
 use crate::limits::{BATCHES_PER_SESSION, BATCHES_PER_TURN, QUIET, READ_SIZE_MAX, READS_PER_TURN};
 use crate::node::Node;
@@ -77,7 +76,7 @@ pub(crate) struct Driver<IO> {
     /// Circuits whose dialler has not shown who they are.
     pub(super) n_half_open: usize,
     /// Counts this link as not authenticated while held.
-    half_open: Option<OwnedSemaphorePermit>,
+    half_open: Option<HalfOpen>,
     read_at: Instant,
     holds_buffers: bool,
     n_batches: usize,
@@ -91,7 +90,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         node: Arc<Node>,
         conn: Arc<Conn>,
         io: IO,
-        half_open: Option<OwnedSemaphorePermit>,
+        half_open: Option<HalfOpen>,
     ) -> Self {
         let mut driver = Self {
             node,
