@@ -153,7 +153,9 @@ impl Ticket {
 
     /// The ticket in upper case, which a QR code holds in a third less room.
     pub fn qr_text(&self) -> Zeroizing<String> {
-        Zeroizing::new(self.text().to_ascii_uppercase())
+        let mut text = self.text();
+        text.make_ascii_uppercase();
+        text
     }
 
     fn text(&self) -> Zeroizing<String> {
@@ -174,8 +176,11 @@ impl Ticket {
         }
         let checksum = checksum(&bytes);
         bytes.extend_from_slice(&checksum);
-        let code = Zeroizing::new(BASE32_NOPAD.encode(&bytes));
-        Zeroizing::new(format!("{PREFIX}{}", code.to_ascii_lowercase()))
+        let mut text = Zeroizing::new(String::with_capacity(2 * bytes.len() + PREFIX.len()));
+        text.push_str(PREFIX);
+        BASE32_NOPAD.encode_append(&bytes, &mut text);
+        text.make_ascii_lowercase();
+        text
     }
 }
 

@@ -124,7 +124,7 @@ fn name(policy: &Policy) -> PolicyName {
 
 fn matches(policy: &Policy, question: &Question<'_>) -> Match {
     let mut matched = Match::default();
-    let meant = |rule| caller_misses(rule, question.caller, policy.action).is_empty();
+    let meant = |rule| means(rule, question.caller, policy.action);
     if !policy.from.iter().any(meant) {
         return matched;
     }
@@ -136,11 +136,51 @@ fn matches(policy: &Policy, question: &Question<'_>) -> Match {
             (None, _) => matched.whole = true,
             (Some(_), None) => matched.per_request = true,
             (Some(rules), Some(request)) => {
-                matched.whole |= http::miss(rules, request, policy.action).is_none();
+                matched.whole |= http::covers(rules, request, policy.action);
             }
         }
     }
     matched
+}
+
+/// Whether `rule` means `caller`. On every open and every request, so it makes
+/// nothing that [`caller_misses`] makes for an explanation.
+fn means(rule: &CallerRule, caller: &Caller, action: Action) -> bool {
+    let one_of = |list: &[String], name: &String| list.is_empty() || list.contains(name);
+    match (rule, caller) {
+        (
+            CallerRule::Devices {
+                namespaces,
+                names,
+                attributes: selector,
+            },
+            Caller::Device {
+                namespace,
+                name,
+                attributes,
+            },
+        ) => {
+            one_of(namespaces, namespace)
+                && one_of(names, name)
+                && selector.matches(attributes, action)
+        }
+        (
+            CallerRule::Workloads {
+                namespaces,
+                service_accounts,
+            },
+            Caller::Workload {
+                namespace,
+                service_account,
+            },
+        ) => {
+            let named = service_accounts.contains(service_account);
+            one_of(namespaces, namespace)
+                && (named || (service_accounts.is_empty() && service_account != "default"))
+        }
+        (CallerRule::Workloads { .. }, Caller::Device { .. })
+        | (CallerRule::Devices { .. }, Caller::Workload { .. }) => false,
+    }
 }
 
 /// Everything about `caller` that `rule` does not mean; empty if it matches.
@@ -293,18 +333,100 @@ fn caller_distance(miss: &CallerMiss) -> usize {
 
 fn door_miss(door: &Door, question: &Question<'_>, action: Action) -> Option<(usize, DoorMiss)> {
     if !opens(door, question.target) {
-        return Some((
-            20,
-            DoorMiss::Target {
-                asked: question.target.clone(),
-            },
-        ));
+        let asked = question.target.clone();
+        return Some((20, DoorMiss::Target { asked }));
     }
-    let miss = http::miss(rules(door)?, question.request?, action)?;
+    let (rules, request) = (rules(door)?, question.request?);
+    if http::covers(rules, request, action) {
+        return None;
+    }
+    let miss = http::miss(rules, request, action);
     let distance = match miss {
         DoorMiss::Target { .. } => 20,
         DoorMiss::Path { .. } => 3,
         DoorMiss::Method { .. } => 1,
     };
     Some((distance, miss))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::selector::{AttributeSelector, Operator, Requirement};
+
+    fn some<T: Clone + std::fmt::Debug + 'static>(of: &[T]) -> impl Strategy<Value = T> + use<T> {
+        proptest::sample::select(of.to_vec())
+    }
+
+    fn names() -> impl Strategy<Value = Vec<String>> {
+        proptest::collection::vec(some(&["a", "b", "default"]).prop_map(str::to_owned), 0..3)
+    }
+
+    fn attributes() -> impl Strategy<Value = std::collections::BTreeMap<String, String>> {
+        proptest::collection::btree_map("[kl]", "[vw]", 0..3)
+    }
+
+    fn rule() -> impl Strategy<Value = CallerRule> {
+        use Operator::{DoesNotExist, Exists, In, NotIn};
+        let requirement = ("[kl]", some(&[In, NotIn, Exists, DoesNotExist]), "[vw]").prop_map(
+            |(key, operator, value)| Requirement {
+                key,
+                operator,
+                values: vec![value],
+            },
+        );
+        let expressions = proptest::collection::vec(requirement, 0..3);
+        let selector = (attributes(), expressions).prop_map(|(match_attributes, expressions)| {
+            AttributeSelector {
+                match_attributes,
+                expressions,
+            }
+        });
+        prop_oneof![
+            (names(), names(), selector).prop_map(|(namespaces, names, attributes)| {
+                CallerRule::Devices {
+                    namespaces,
+                    names,
+                    attributes,
+                }
+            }),
+            (names(), names()).prop_map(|(namespaces, service_accounts)| {
+                CallerRule::Workloads {
+                    namespaces,
+                    service_accounts,
+                }
+            }),
+        ]
+    }
+
+    fn caller() -> impl Strategy<Value = Caller> {
+        let name = || some(&["a", "b", "default"]).prop_map(str::to_owned);
+        prop_oneof![
+            (name(), name(), attributes()).prop_map(|(namespace, name, attributes)| {
+                Caller::Device {
+                    namespace,
+                    name,
+                    attributes,
+                }
+            }),
+            (name(), name()).prop_map(|(namespace, service_account)| {
+                Caller::Workload {
+                    namespace,
+                    service_account,
+                }
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_answer_and_its_explanation_agree(rule in rule(), caller in caller()) {
+            for action in [Action::Allow, Action::Deny] {
+                let lacks = caller_misses(&rule, &caller, action);
+                prop_assert_eq!(means(&rule, &caller, action), lacks.is_empty(), "{:?}", lacks);
+            }
+        }
+    }
 }

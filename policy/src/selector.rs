@@ -40,11 +40,26 @@ pub enum Operator {
 }
 
 impl AttributeSelector {
-    /// Everything that `attributes` lack for a policy of `action` to match.
+    /// Whether a policy of `action` means a device with these attributes.
     ///
     /// Where a value is to be compared and there is none, an Allow does not
     /// match and a Deny does: what is not known never opens a door. `Exists`
     /// and `DoesNotExist` ask just that, and mean the same for both.
+    pub(crate) fn matches(&self, attributes: &BTreeMap<String, String>, action: Action) -> bool {
+        let unknown_matches = action == Action::Deny;
+        let equal = |(key, want): (&String, &String)| {
+            attributes
+                .get(key)
+                .map_or(unknown_matches, |have| have == want)
+        };
+        let met = |requirement: &Requirement| {
+            requirement.matches(attributes.get(&requirement.key), unknown_matches)
+        };
+        self.match_attributes.iter().all(equal) && self.expressions.iter().all(met)
+    }
+
+    /// Everything that `attributes` lack for a policy of `action` to match;
+    /// empty if it does.
     pub(crate) fn misses(
         &self,
         attributes: &BTreeMap<String, String>,
