@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::limits::{READ_SIZE_MAX, READ_SIZE_MIN, SPARE_BUFFERS_MAX};
+use crate::limits::{READ_SIZE_MAX, READ_SIZE_MIN, SMALL_READ, SPARE_BUFFERS_MAX};
 
 /// A buffer that grows while reads fill it, reuses its memory once the pieces
 /// that were split off have been dropped, and holds none while idle.
@@ -18,7 +19,7 @@ pub(crate) struct ReadBuffer {
     pub(crate) data: BytesMut,
     /// Earlier buffers whose pieces may still be in use.
     spares: VecDeque<BytesMut>,
-    /// Size of the next read; 0 while idle.
+    /// Size of the next read; 0 while little comes.
     read_size: usize,
 }
 
@@ -30,7 +31,7 @@ impl ReadBuffer {
         io: &mut (impl AsyncRead + Unpin),
     ) -> Poll<io::Result<usize>> {
         if self.read_size == 0 {
-            return self.poll_first_read(cx, io);
+            return self.poll_small_read(cx, io);
         }
         self.make_room();
         let room = self.data.capacity() - self.data.len();
@@ -47,7 +48,7 @@ impl ReadBuffer {
 
     /// Whether there is memory to give back.
     pub(crate) fn holds_memory(&self) -> bool {
-        self.read_size > READ_SIZE_MIN
+        self.read_size > 0
     }
 
     /// Gives memory back. Call when it has been quiet for some time.
@@ -59,19 +60,22 @@ impl ReadBuffer {
         }
     }
 
-    /// The first read after a quiet time goes to the stack, so that whoever
-    /// waits holds no buffer.
-    fn poll_first_read(
+    /// While little comes, reads go to the stack first, so that whoever waits
+    /// holds no buffer, and a small message only its own size.
+    fn poll_small_read(
         &mut self,
         cx: &mut Context<'_>,
         io: &mut (impl AsyncRead + Unpin),
     ) -> Poll<io::Result<usize>> {
-        let mut bytes = [0; 2048];
-        let mut probe = ReadBuf::new(&mut bytes);
-        ready!(Pin::new(io).poll_read(cx, &mut probe))?;
-        self.read_size = READ_SIZE_MIN;
-        self.data.extend_from_slice(probe.filled());
-        Poll::Ready(Ok(probe.filled().len()))
+        let mut bytes = [MaybeUninit::uninit(); SMALL_READ];
+        let mut small = ReadBuf::uninit(&mut bytes);
+        ready!(Pin::new(io).poll_read(cx, &mut small))?;
+        let n = small.filled().len();
+        self.data.extend_from_slice(small.filled());
+        if n == SMALL_READ {
+            self.read_size = READ_SIZE_MIN;
+        }
+        Poll::Ready(Ok(n))
     }
 
     /// Makes room for a read; what is there already moves to the new buffer.

@@ -33,8 +33,12 @@ pub const ACCEPTED_LINKS_MAX: usize = 8_192;
 /// Largest single read from a link: measured, batching stops paying beyond it.
 pub const READ_SIZE_MAX: usize = 256 * 1024;
 
-/// First read from a link that was idle; doubles while reads fill it.
-pub const READ_SIZE_MIN: usize = 4 * 1024;
+/// Reads of this size go to the stack; one that is filled is followed by
+/// larger ones.
+pub const SMALL_READ: usize = 2 * 1024;
+
+/// First of the larger reads; each is four times as large while reads are filled.
+pub const READ_SIZE_MIN: usize = 16 * 1024;
 
 /// Reads per turn of a driver, so that other tasks get their turn.
 pub const READS_PER_TURN: usize = 4;
