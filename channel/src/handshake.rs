@@ -4,6 +4,9 @@
 //! `channel/`. Each step consumes the state before it, so that none can be
 //! skipped or repeated. A failed step ends the handshake: snow's state is of
 //! no use after a forged message.
+//!
+//! Snow does not wipe its chaining key and psk. What we hold ourselves is
+//! zeroized; snow's state lives until message 3 and no longer.
 
 use snow::{Builder, HandshakeState};
 use zeroize::Zeroizing;

@@ -41,6 +41,8 @@ impl RecordKey {
 
 /// A [`RecordKey`] made ready for use. The cipher's own state is large beside
 /// it (600 bytes) and cheap to make, so a channel that is quiet goes without.
+/// It is made again at the next packet, be it forged: the one allocation that
+/// an unauthenticated record can cause, once and of this size.
 struct Cipher {
     record: RecordKey,
     ready: Option<LessSafeKey>,

@@ -251,6 +251,32 @@ fn nothing_can_be_opened_before_both_have_been_admitted() {
 }
 
 #[test]
+fn what_comes_while_the_hello_is_looked_at_is_not_lost() {
+    // One read brings the responder's HELLO and its first stream.
+    let mut duo = fresh();
+    duo.a.admits = false;
+    duo.run();
+    duo.a.channel.proceed(duo.now, b"full a".to_vec());
+    duo.a.drain(duo.now);
+    for packet in duo.a.out.drain(..) {
+        duo.b.channel.handle_input(duo.now, packet);
+    }
+    duo.b.drain(duo.now);
+    duo.b.channel.open(duo.now, b"at once".to_vec()).unwrap();
+    duo.b.drain(duo.now);
+    assert_eq!(duo.b.out.len(), 2);
+    for packet in duo.b.out.drain(..) {
+        duo.a.channel.handle_input(duo.now, packet);
+    }
+    duo.a.drain(duo.now);
+    assert!(!duo.a.channel.is_ready());
+    duo.a.channel.proceed(duo.now, Vec::new());
+    duo.a.drain(duo.now);
+    let opened = |event: &Event| matches!(event, Event::Opened { .. });
+    assert!(duo.a.events.iter().any(opened), "{:?}", duo.a.events);
+}
+
+#[test]
 fn whoever_is_refused_after_its_hello_hears_why() {
     let mut duo = fresh();
     duo.b.admits = false;
