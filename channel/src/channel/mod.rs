@@ -88,7 +88,7 @@ impl Channel {
 
     /// The end that answers. `hello` goes into message 2, which whoever dials
     /// can read without having shown who it is. More than
-    /// [`limits::MAX_HELLO`](crate::limits::MAX_HELLO) bytes close the channel.
+    /// [`limits::MAX_HELLO`] bytes close the channel.
     pub fn responder(
         config: Config,
         secret: &StaticSecret,
