@@ -236,7 +236,7 @@ impl Connection {
             expires,
             issued_at,
             serial: Serial(serial),
-            uid: uid_of(&subject)?,
+            uid: uid_of(subject)?,
             attributes: if is_device {
                 claims.attributes
             } else {

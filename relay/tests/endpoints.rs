@@ -1,5 +1,7 @@
 //! The binary between real endpoints: authority's front, sidecar, device.
 
+#![allow(clippy::unwrap_used, reason = "in tests a panic is the report")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;

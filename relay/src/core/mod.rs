@@ -15,12 +15,13 @@
 //!
 //! Reading order: `who` and `budget` (what a peer may use), `names` (where
 //! names lead), `circuit` (two links joined), `memory` (what waits), `switch`
-//! (the [`Core`] itself), `drain`.
+//! (the [`Core`] itself), `requests` and `data` (what comes over links), `drain`.
 //!
 //! Never in here: sockets, clocks, sessions, plaintext.
 
 mod budget;
 mod circuit;
+mod data;
 mod drain;
 mod memory;
 mod names;

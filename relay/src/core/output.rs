@@ -35,17 +35,17 @@ pub struct LinkDescription {
 /// What the shell has to do.
 #[derive(Debug)]
 pub enum Output {
-    /// Messages wait for this link: [`Core::take_messages`].
+    /// Messages wait for this link: [`Core::take_messages`](super::Core::take_messages).
     Deliver(LinkId),
     /// Throw away what waits for `link` on `circuit`, in whole frames, and
-    /// report it by [`Core::drained`].
+    /// report it by [`Core::drained`](super::Core::drained).
     Discard {
         /// The link that it waits for.
         link: LinkId,
         /// The circuit's id on that link.
         circuit: CircuitId,
     },
-    /// End the link, tell it why if possible, and then call [`Core::link_down`].
+    /// End the link, tell it why if possible, and then call [`Core::link_down`](super::Core::link_down).
     CloseLink {
         /// The link.
         link: LinkId,

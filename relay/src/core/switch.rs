@@ -12,7 +12,7 @@ use super::circuit::{CircuitRecord, Half};
 use super::drain::Drain;
 use super::memory::{Memory, MemoryLimits};
 use super::names::Names;
-use super::output::{Forward, LinkDescription, LinkId, Output, Refusal, Stats};
+use super::output::{LinkDescription, LinkId, Output, Refusal, Stats};
 use super::{Time, Who};
 use crate::limits;
 
@@ -69,6 +69,18 @@ pub(super) struct Link {
     pub(super) n_names_refused: u32,
     /// The shell was told to close it.
     closing: bool,
+}
+
+impl Link {
+    fn describe(&self, id: LinkId) -> LinkDescription {
+        LinkDescription {
+            link: id.number(),
+            peer: self.who.to_string(),
+            names: self.names.iter().map(ToString::to_string).collect(),
+            circuits: self.circuits.len(),
+            leaving: self.leaving,
+        }
+    }
 }
 
 impl Core {
@@ -174,79 +186,6 @@ impl Core {
         self.links.get(&id).map(|link| &link.who)
     }
 
-    // --- data --------------------------------------------------------------------
-
-    /// DATA with `payload` bytes came from `id` on `circuit`: where does it go?
-    ///
-    /// A circuit that overruns its credit or budget is reset here; nothing else
-    /// suffers.
-    pub fn forward(
-        &mut self,
-        now: Time,
-        id: LinkId,
-        circuit: CircuitId,
-        payload: usize,
-    ) -> Forward {
-        let Some(half) = self.half(id, circuit) else {
-            self.runs_dropped += 1;
-            return Forward::Drop;
-        };
-        let (fits, other) = (half.receive(payload), half.other);
-        if !fits {
-            self.runs_dropped += 1;
-            self.reset_circuit(
-                now,
-                id,
-                circuit,
-                reason::CREDIT_OVERRUN,
-                "more was sent than there was credit for",
-            );
-            return Forward::Drop;
-        }
-        if self.is_budget_spent(id, circuit, other) {
-            self.runs_dropped += 1;
-            self.reset_circuit(
-                now,
-                id,
-                circuit,
-                reason::OVERLOADED,
-                "the bytes of a circuit without a valid credential are spent",
-            );
-            return Forward::Drop;
-        }
-        Forward::To(other.0, other.1)
-    }
-
-    /// Bytes wait for `id` on `circuit` because the link is slower than its
-    /// senders. When too much waits, the worst offender is reset.
-    pub fn queued(&mut self, now: Time, id: LinkId, circuit: CircuitId, bytes: usize) {
-        if !self.links.contains_key(&id) {
-            return;
-        }
-        self.memory.add(id, circuit, bytes);
-        while let Some((link, worst)) = self.memory.offender(&self.settings.memory, id) {
-            let held = self.memory.remove_circuit(link, worst);
-            debug_assert!(held > 0, "an offender holds something");
-            self.reset_circuit(
-                now,
-                link,
-                worst,
-                reason::OVERLOADED,
-                "this circuit's reader is too slow for the relay's memory",
-            );
-            // Also when the circuit is over already and only its bytes wait.
-            self.outputs.push_back(Output::Discard {
-                link,
-                circuit: worst,
-            });
-        }
-    }
-
-    /// Bytes that waited were written or thrown away.
-    pub fn drained(&mut self, id: LinkId, circuit: CircuitId, bytes: usize) {
-        self.memory.remove(id, circuit, bytes);
-    }
-
     // --- the world ---------------------------------------------------------------
 
     /// The trust set by which names are judged.
@@ -321,14 +260,8 @@ impl Core {
     /// The first links, each with who it is, its names and its number of
     /// circuits, for people.
     pub fn describe_links(&self, max: usize) -> Vec<LinkDescription> {
-        let describe = |(&id, link): (&LinkId, &Box<Link>)| LinkDescription {
-            link: id.number(),
-            peer: link.who.to_string(),
-            names: link.names.iter().map(ToString::to_string).collect(),
-            circuits: link.circuits.len(),
-            leaving: link.leaving,
-        };
-        self.links.iter().take(max).map(describe).collect()
+        let links = self.links.iter().take(max);
+        links.map(|(&id, link)| link.describe(id)).collect()
     }
 
     /// Links and open circuits of a class.
@@ -340,8 +273,7 @@ impl Core {
     /// Whether every half has its other half, and the books add up.
     #[cfg(test)]
     pub(super) fn links_are_consistent(&self) -> bool {
-        let halves = |link: &Box<Link>| link.circuits.len();
-        let total: usize = self.links.values().map(halves).sum();
+        let total: usize = self.links.values().map(|link| link.circuits.len()).sum();
         let booked: usize = self.usage.values().map(|usage| usage.circuits).sum();
         let paired = self.links.iter().all(|(&id, link)| {
             let mut halves: Vec<_> = link.circuits.iter().collect();
@@ -455,27 +387,6 @@ impl Core {
                 reason: reason.clone(),
             })));
         Some(other)
-    }
-
-    /// Whether the circuit has used up the bytes that its opener's class may have.
-    fn is_budget_spent(
-        &mut self,
-        id: LinkId,
-        circuit: CircuitId,
-        other: (LinkId, CircuitId),
-    ) -> bool {
-        let budgets = self.settings.budgets;
-        let mut bytes = 0;
-        let mut max = None;
-        for (link, circuit) in [(id, circuit), other] {
-            if let Some(half) = self.half(link, circuit) {
-                bytes += half.bytes;
-                if let Some(opened) = &half.opened {
-                    max = budgets.of(opened.class).bytes_per_circuit;
-                }
-            }
-        }
-        max.is_some_and(|max| bytes > max)
     }
 
     /// Nothing new goes to this link from here on.

@@ -1,5 +1,7 @@
 //! The core by plain function calls.
 
+mod random;
+
 use fairway_control::limits::CIRCUIT_CREDIT;
 use fairway_control::link::{CircuitId, ToEndpoint, ToRelay};
 use fairway_control::{Reason, reason};
