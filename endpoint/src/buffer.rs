@@ -13,7 +13,7 @@ use crate::limits::{READ_SIZE_MAX, READ_SIZE_MIN, SMALL_READ, SPARE_BUFFERS_MAX}
 
 /// A buffer that grows while reads fill it, reuses its memory once the pieces
 /// that were split off have been dropped, and holds none while idle.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ReadBuffer {
     /// What has been read and not yet split off.
     pub(crate) data: BytesMut,
@@ -21,9 +21,33 @@ pub(crate) struct ReadBuffer {
     spares: VecDeque<BytesMut>,
     /// Size of the next read; 0 while little comes.
     read_size: usize,
+    read_size_max: usize,
+}
+
+impl Default for ReadBuffer {
+    fn default() -> Self {
+        Self {
+            data: BytesMut::new(),
+            spares: VecDeque::new(),
+            read_size: 0,
+            read_size_max: READ_SIZE_MAX,
+        }
+    }
 }
 
 impl ReadBuffer {
+    /// Reads are never larger than this from now on, but for the least size
+    /// that is of use.
+    pub(crate) fn set_read_size_max(&mut self, bytes: usize) {
+        self.read_size_max = bytes.max(READ_SIZE_MIN);
+        self.read_size = self.read_size.min(self.read_size_max);
+    }
+
+    /// About how much memory it holds.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.read_size * (1 + self.spares.len())
+    }
+
     /// One read, as large as recent ones suggest. `0` is the end.
     pub(crate) fn poll_read(
         &mut self,
@@ -41,7 +65,7 @@ impl ReadBuffer {
             &mut self.data
         ))?;
         if n == room {
-            self.read_size = (self.read_size * 4).min(READ_SIZE_MAX);
+            self.read_size = (self.read_size * 4).min(self.read_size_max);
         }
         Poll::Ready(Ok(n))
     }
@@ -110,6 +134,21 @@ mod tests {
         std::future::poll_fn(|cx| buffer.poll_read(cx, io))
             .await
             .unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_size_of_reads_can_be_limited() {
+        let (mut near, mut far) = tokio::io::duplex(1 << 22);
+        let mut buffer = ReadBuffer::default();
+        assert_eq!(buffer.held_bytes(), 0);
+        buffer.set_read_size_max(0);
+        near.write_all(&vec![7; 1 << 20]).await.unwrap();
+        let mut total = 0;
+        while total < 1 << 20 {
+            total += read(&mut buffer, &mut far).await;
+            buffer.data.clear();
+            assert!(buffer.held_bytes() <= 2 * READ_SIZE_MIN);
+        }
     }
 
     #[tokio::test]

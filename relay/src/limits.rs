@@ -37,6 +37,14 @@ pub const QUEUED_PIECE_OVERHEAD: usize = 128;
 /// queued bytes are held.
 pub const QUEUED_PIECE_COPIED_BELOW: usize = 64 * 1024;
 
+/// Buffers that links read into, together. Beyond it, reads are small and
+/// buffers are given back after each turn.
+pub const READ_BYTES_MAX: usize = 256 << 20;
+
+/// Largest read of a link: one write of a batch. Of one without a valid
+/// credential, and of all when memory is short, the smallest that a frame fits.
+pub const READ_SIZE_MAX: usize = 256 * 1024;
+
 /// Links that register one name: pods behind a Service. Routing looks at each.
 pub const LINKS_PER_NAME_MAX: usize = 1_024;
 

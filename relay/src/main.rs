@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,10 +98,10 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     });
     let _admin = AdminServer::start(&args.admin, registry, readiness, drain.clone(), state).await?;
 
-    tokio::spawn(follow(endpoint.clone(), identity));
+    tokio::spawn(follow(endpoint.clone(), identity, credential));
     // Without a credential there is nothing to answer a link with.
     tokio::select! {
-        () = endpoint.credentialed() => announce(&endpoint, &credential),
+        () = endpoint.credentialed() => {}
         () = drain.started() => return Ok(()),
     }
     let limit = Duration::from_secs(args.drain_seconds) + limits::DRAIN_GRACE;
@@ -140,21 +141,25 @@ fn server_config(args: &Args) -> ServerConfig {
     config
 }
 
-fn announce(endpoint: &Endpoint, credential: &ReadyTask) {
-    let id = endpoint.id().map(|id| id.to_string());
-    tracing::info!(event = "credentialed", id, "links are accepted");
-    credential.done();
-}
-
-/// Passes on each new credential, trust set and revocation list.
-async fn follow(endpoint: Endpoint, identity: watch::Sender<Identity>) {
+/// Passes on each new credential, trust set and revocation list. Only with a
+/// credential is the relay ready.
+async fn follow(endpoint: Endpoint, identity: watch::Sender<Identity>, credential: ReadyTask) {
     let mut rules = endpoint.watch_rules();
-    let mut local = endpoint.local();
     loop {
-        let current = Identity::new(local.clone(), &rules.borrow_and_update());
-        identity.send_replace(current);
+        let mut changed = pin!(endpoint.local_changed());
+        // It listens from its first poll on; what is read after that is not missed.
+        if futures::poll!(changed.as_mut()).is_ready() {
+            continue;
+        }
+        let local = endpoint.local();
+        if local.is_anonymous() {
+            credential.pending();
+        } else {
+            credential.done();
+        }
+        identity.send_replace(Identity::new(local, &rules.borrow_and_update()));
         tokio::select! {
-            changed = endpoint.local_changed() => local = changed,
+            _ = changed => {}
             changed = rules.changed() => if changed.is_err() { return },
         }
     }

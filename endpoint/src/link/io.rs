@@ -54,6 +54,17 @@ impl LinkReader {
         take_run(&mut self.buffer.data, max_bytes)
     }
 
+    /// Reads are not larger than this from now on (but for the least size that
+    /// is of use), for an owner who shares memory among many links.
+    pub fn set_read_size_max(&mut self, bytes: usize) {
+        self.buffer.set_read_size_max(bytes);
+    }
+
+    /// About how much memory it holds, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        self.buffer.held_bytes()
+    }
+
     /// Gives memory back. Call when the link has been quiet for some time.
     pub fn release(&mut self) {
         self.buffer.release();

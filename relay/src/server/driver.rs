@@ -36,27 +36,35 @@ pub(super) struct Driver {
     runs: Vec<Run>,
     routed: Vec<Routed>,
     peer: Option<String>,
+    /// Its credential is valid.
+    is_trusted: bool,
     sleep: Pin<Box<Sleep>>,
     began: Instant,
     read_at: Instant,
     holds_buffers: bool,
+    /// What its read buffers are booked with.
+    read_bytes: usize,
 }
 
 impl Driver {
     pub(super) fn new(shared: Arc<Shared>, link: Arc<Link>, socket: OwnedReadHalf) -> Self {
         let now = Instant::now();
+        let mut reader = LinkReader::new();
+        reader.set_read_size_max(0);
         Self {
             shared,
             link,
             socket,
-            reader: LinkReader::new(),
+            reader,
             runs: Vec::new(),
             routed: Vec::new(),
             peer: None,
+            is_trusted: false,
             sleep: Box::pin(tokio::time::sleep_until(now)),
             began: now,
             read_at: now,
             holds_buffers: false,
+            read_bytes: 0,
         }
     }
 
@@ -71,6 +79,7 @@ impl Driver {
     /// The link is over: everybody is told, and it is logged.
     async fn finish(mut self: Box<Self>, why: Reason) {
         self.shared.end_half_open(&self.link);
+        self.shared.hold_for_reading(self.read_bytes, 0);
         // A peer that is still there is told why, if this side ends it.
         let outputs = self.shared.close(&self.link, &why);
         self.shared.act(outputs);
@@ -120,6 +129,7 @@ impl Driver {
                 Poll::Ready(Err(error)) => return Err(lost(error.to_string())),
             }
         }
+        self.account();
         if let Poll::Ready(Err(error)) = self.poll_write(cx) {
             return Err(lost(error.to_string()));
         }
@@ -237,6 +247,7 @@ impl Driver {
             Standing::Anonymous => Who::Anonymous,
         };
         self.peer = Some(who.to_string());
+        self.is_trusted = matches!(who, Who::Verified(_));
         let id = self
             .shared
             .link_up(&self.link, who)
@@ -244,6 +255,22 @@ impl Driver {
         self.shared.end_half_open(&self.link);
         tracing::debug!(event = "link", link = id.number(), peer = self.peer, remote = %self.link.remote, "link is up");
         Ok(())
+    }
+
+    /// Books the memory that reading takes, and saves when there is little.
+    fn account(&mut self) {
+        let held = self.reader.held_bytes();
+        if held == self.read_bytes {
+            return;
+        }
+        let is_short = self.shared.hold_for_reading(self.read_bytes, held);
+        self.read_bytes = held;
+        let is_trusted = self.is_trusted && !is_short;
+        let max = if is_trusted { limits::READ_SIZE_MAX } else { 0 };
+        self.reader.set_read_size_max(max);
+        if is_short {
+            self.reader.release();
+        }
     }
 
     // --- output -----------------------------------------------------------------------
@@ -290,6 +317,7 @@ impl Driver {
             (self.runs, self.routed) = (Vec::new(), Vec::new());
             self.link.out().release_memory();
             self.holds_buffers = false;
+            self.account();
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -26,6 +26,7 @@ pub(super) struct Shared {
     half_open: Mutex<BTreeMap<u64, Arc<Link>>>,
     batches: Mutex<Vec<Batch>>,
     n_links: AtomicU64,
+    read_bytes: AtomicUsize,
     pub(super) identity: IdentitySource,
     pub(super) metrics: Metrics,
 }
@@ -48,6 +49,7 @@ impl Shared {
             half_open: Mutex::default(),
             batches: Mutex::default(),
             n_links: AtomicU64::new(0),
+            read_bytes: AtomicUsize::new(0),
             identity,
             metrics,
         }
@@ -183,6 +185,7 @@ impl Shared {
             "half_open_links": n_half_open,
             "names": stats.names,
             "queued_bytes": stats.queued_bytes,
+            "read_bytes": self.read_bytes.load(Ordering::Relaxed),
             "circuits_opened": stats.circuits_opened,
             "runs_dropped": stats.runs_dropped,
             "links": state.core.describe_links(limits::DEBUG_LINKS_MAX),
@@ -332,6 +335,14 @@ impl Shared {
             }
         }
         outputs.extend(state.outputs());
+    }
+
+    /// A link's read buffers take `now` bytes instead of `before`; the answer is
+    /// whether all of them together take too much.
+    pub(super) fn hold_for_reading(&self, before: usize, now: usize) -> bool {
+        self.read_bytes.fetch_add(now, Ordering::Relaxed);
+        let with_both = self.read_bytes.fetch_sub(before, Ordering::Relaxed);
+        with_both - before > limits::READ_BYTES_MAX
     }
 
     // --- half-open links -----------------------------------------------------------
