@@ -1,11 +1,21 @@
 //! Enrolment: a ticket becomes an identity of the device's own.
 
+use std::time::Duration;
+
 use fairway_endpoint::{
-    AuthorityError, ClockSource, Endpoint, EndpointConfig, Keep, StartError, Store as _,
+    AuthorityClient, AuthorityError, ClockSource, Endpoint, EndpointConfig, Keep, OpenError,
+    StartError, Store as _,
 };
-use fairway_identity::Ticket;
+use fairway_identity::{Ticket, UnixSeconds};
+use tokio::time::Instant;
 
 use crate::{Enrolment, StateDir, StateError};
+
+/// How long to wait for an authority that is not at the relay yet.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The relay answers "not here" at once; asking again costs it a circuit.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// Why a device could not join.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +108,23 @@ pub async fn join(state: &StateDir, ticket: &Ticket) -> Result<Enrolment, JoinEr
     Ok(enrolment)
 }
 
+/// The time, as soon as the authority can be called: right after an
+/// installation or an upgrade the relay is there before the authority has
+/// registered at it.
+async fn first_answer(authority: &AuthorityClient) -> Result<UnixSeconds, AuthorityError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match authority.time().await {
+            Err(AuthorityError::Unreachable(OpenError::NotHere { .. }))
+                if Instant::now() < deadline =>
+            {
+                tokio::time::sleep(RETRY_AFTER).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
 async fn enroll(
     state: &StateDir,
     endpoint: &Endpoint,
@@ -105,7 +132,7 @@ async fn enroll(
     key: &fairway_identity::Ed25519Key,
 ) -> Result<(), JoinError> {
     let authority = endpoint.authority();
-    let now = authority.time().await?;
+    let now = first_answer(&authority).await?;
     let issued = authority.enroll(ticket, key).await?;
     for what in [
         Keep::TimeFloor(now),
