@@ -51,6 +51,11 @@ pub const LINKS_PER_NAME_MAX: usize = 1_024;
 /// Names that one link registers: as in one registration message.
 pub const NAMES_PER_LINK_MAX: usize = fairway_control::limits::NAMES_MAX;
 
+/// Links of one identity (one pod, one device). There is one, and while the
+/// network changes a few that are dead and not yet found out; beyond it the
+/// oldest is closed, so that one device cannot take the places of others.
+pub const LINKS_PER_IDENTITY_MAX: usize = 8;
+
 /// Control messages that wait for one link, beside a few for each circuit it
 /// may have. A link that does not even take these is closed.
 pub const MESSAGES_BASE_MAX: usize = 256;
@@ -87,6 +92,10 @@ pub const SPARE_BATCHES_MAX: usize = 8;
 /// How often the core's timers are looked at. They are seconds long.
 pub const TICK: Duration = Duration::from_millis(50);
 
+/// Links that are judged by a new trust set before other work has its turn: at
+/// 40 us each this is a millisecond.
+pub const JUDGED_AT_ONCE: usize = 32;
+
 /// Gauges are brought up to date this often.
 pub const TICKS_PER_MEASUREMENT: u64 = 20;
 
@@ -120,6 +129,10 @@ pub const BUDGETS: Budgets = Budgets {
             per_second: 10_000,
             burst: 40_000,
         },
+        opens_per_link: Rate {
+            per_second: 2_000,
+            burst: 20_000,
+        },
         bytes_per_circuit: None,
         lifetime: None,
     },
@@ -132,6 +145,10 @@ pub const BUDGETS: Budgets = Budgets {
         opens: Rate {
             per_second: 2_000,
             burst: 40_000,
+        },
+        opens_per_link: Rate {
+            per_second: 50,
+            burst: 500,
         },
         bytes_per_circuit: None,
         lifetime: None,
@@ -146,6 +163,10 @@ pub const BUDGETS: Budgets = Budgets {
             per_second: 100,
             burst: 400,
         },
+        opens_per_link: Rate {
+            per_second: 1,
+            burst: 8,
+        },
         bytes_per_circuit: Some(256 * 1024),
         lifetime: Some(Duration::from_secs(60)),
     },
@@ -158,6 +179,10 @@ pub const BUDGETS: Budgets = Budgets {
         opens: Rate {
             per_second: 50,
             burst: 200,
+        },
+        opens_per_link: Rate {
+            per_second: 1,
+            burst: 8,
         },
         bytes_per_circuit: Some(256 * 1024),
         lifetime: Some(Duration::from_secs(60)),

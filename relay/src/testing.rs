@@ -12,6 +12,7 @@ pub(crate) const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 
 /// The trust domain `t.local` with relay and authority in `fairway-system`.
 pub(crate) struct Domain {
+    root: Ed25519Key,
     issuer: Ed25519Key,
     pub(crate) pin: RootHash,
     pub(crate) trust: VerifiedTrustSet,
@@ -30,22 +31,20 @@ impl Domain {
     fn with_keys(seed: u8) -> Self {
         let root = Ed25519Key::from_seed([seed; 32]);
         let issuer = Ed25519Key::from_seed([seed + 1; 32]);
-        let set = TrustSet {
-            version: 1,
-            trust_domain: "t.local".parse().unwrap(),
-            root: root.verifying_key(),
-            issuers: vec![Issuer {
-                key: issuer.verifying_key(),
-                not_before: NOW.minus(86_400),
-                expires: NOW.plus(90 * 86_400),
-            }],
-            authority: id("ns/fairway-system/sa/fairway-authority"),
-            relay: id("ns/fairway-system/sa/fairway-relay"),
-            revocation_floor: UnixSeconds(0),
-        };
-        let pin = RootHash::of(&set.root);
-        let trust = VerifiedTrustSet::verify(&set.sign(&root).unwrap(), &pin, 0).unwrap();
-        Self { issuer, pin, trust }
+        let pin = RootHash::of(&root.verifying_key());
+        let trust = trust_set(&root, &issuer, 1, UnixSeconds(0));
+        Self {
+            root,
+            issuer,
+            pin,
+            trust,
+        }
+    }
+
+    /// The next trust set: what was issued before `floor` is void.
+    pub(crate) fn raise_floor(&mut self, floor: UnixSeconds) {
+        let version = self.trust.version() + 1;
+        self.trust = trust_set(&self.root, &self.issuer, version, floor);
     }
 
     /// Both forms of a credential for `ns/NS/device/NAME` or `ns/NS/sa/NAME`.
@@ -90,6 +89,29 @@ impl Domain {
             .verify_credential(&full, Form::Full, &key, clock)
             .unwrap()
     }
+}
+
+fn trust_set(
+    root: &Ed25519Key,
+    issuer: &Ed25519Key,
+    version: u64,
+    revocation_floor: UnixSeconds,
+) -> VerifiedTrustSet {
+    let set = TrustSet {
+        version,
+        trust_domain: "t.local".parse().unwrap(),
+        root: root.verifying_key(),
+        issuers: vec![Issuer {
+            key: issuer.verifying_key(),
+            not_before: NOW.minus(86_400),
+            expires: NOW.plus(90 * 86_400),
+        }],
+        authority: id("ns/fairway-system/sa/fairway-authority"),
+        relay: id("ns/fairway-system/sa/fairway-relay"),
+        revocation_floor,
+    };
+    let pin = RootHash::of(&set.root);
+    VerifiedTrustSet::verify(&set.sign(root).unwrap(), &pin, 0).unwrap()
 }
 
 /// The ID of `ns/NS/device/NAME` or `ns/NS/sa/NAME`.

@@ -24,8 +24,10 @@ pub struct Budget {
     pub circuits: usize,
     /// Circuits at once on one link, whoever opened them.
     pub circuits_per_link: usize,
-    /// How often circuits may be opened.
+    /// How often circuits may be opened, by all together.
     pub opens: Rate,
+    /// How often one link may open circuits.
+    pub opens_per_link: Rate,
     /// DATA payload bytes of one circuit, both directions together, in its
     /// whole life. `None`: no limit.
     pub bytes_per_circuit: Option<u64>,
@@ -110,21 +112,21 @@ impl Usage {
 /// A token bucket by the generic cell rate algorithm (ITU-T I.371): one time
 /// instead of a count that must be refilled.
 #[derive(Debug)]
-struct TokenBucket {
+pub(super) struct TokenBucket {
     rate: Rate,
     /// When the bucket will be full again.
     full_at: Time,
 }
 
 impl TokenBucket {
-    fn new(rate: Rate) -> Self {
+    pub(super) fn new(rate: Rate) -> Self {
         Self {
             rate,
             full_at: Time::ZERO,
         }
     }
 
-    fn take(&mut self, now: Time) -> bool {
+    pub(super) fn take(&mut self, now: Time) -> bool {
         let Some(one) = Time::from_secs(1).checked_div(self.rate.per_second) else {
             return false;
         };

@@ -112,7 +112,10 @@ impl Core {
         id: LinkId,
         destination: &Address,
     ) -> Result<(LinkId, CircuitId), (&'static str, &'static str)> {
-        let link = self.links.get(&id).ok_or((reason::LINK_LOST, ""))?;
+        let link = self.links.get_mut(&id).ok_or((reason::LINK_LOST, ""))?;
+        if !link.opens.take(now) {
+            return Err((reason::OVERLOADED, "this link opens circuits too fast"));
+        }
         let (class, budgets) = (link.class, self.settings.budgets);
         if link.leaving {
             return Err((reason::DRAINING, "this relay is leaving; use another"));

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use fairway_control::link::{CircuitId, ToEndpoint};
 use fairway_control::{Reason, reason};
-use fairway_identity::{Address, RevocationList, VerifiedTrustSet};
+use fairway_identity::{Address, RevocationList, Uid, VerifiedTrustSet};
 
-use super::budget::{Budgets, Class, Usage};
+use super::budget::{Budgets, Class, TokenBucket, Usage};
 use super::circuit::{CircuitRecord, Half};
 use super::drain::Drain;
 use super::memory::{Memory, MemoryLimits};
@@ -42,6 +42,8 @@ pub struct Core {
     pub(super) revoked: Arc<RevocationList>,
     pub(super) links: BTreeMap<LinkId, Box<Link>>,
     pub(super) last_link: u64,
+    /// The links of each identity, the oldest first.
+    pub(super) identities: HashMap<Uid, Vec<LinkId>>,
     pub(super) names: Names,
     pub(super) usage: BTreeMap<Class, Usage>,
     pub(super) memory: Memory,
@@ -61,6 +63,7 @@ pub(super) struct Link {
     /// Few; a vector is the smallest.
     pub(super) names: Vec<Address>,
     pub(super) circuits: HashMap<CircuitId, Half>,
+    pub(super) opens: TokenBucket,
     /// The next id that we pick.
     pub(super) next_incoming: Option<CircuitId>,
     pub(super) messages: VecDeque<ToEndpoint>,
@@ -94,6 +97,7 @@ impl Core {
             revoked: Arc::default(),
             links: BTreeMap::new(),
             last_link: 0,
+            identities: HashMap::new(),
             names: Names::default(),
             usage: Class::ALL.into_iter().map(usage).collect(),
             memory: Memory::default(),
@@ -138,12 +142,14 @@ impl Core {
         let deadline = budget.lifetime.map(|lifetime| now + lifetime);
         self.deadlines.extend(deadline.map(|at| (at, id)));
         self.usage(class).links += 1;
+        self.join_identity(&who, id);
         let link = Link {
             who,
             class,
             deadline,
             names: Vec::new(),
             circuits: HashMap::new(),
+            opens: TokenBucket::new(budget.opens_per_link),
             next_incoming: Some(CircuitId::FIRST_OF_RELAY),
             messages: VecDeque::new(),
             leaving: false,
@@ -170,7 +176,9 @@ impl Core {
         if let Some(at) = deadline {
             self.deadlines.remove(&(at, id));
         }
-        self.links.remove(&id);
+        if let Some(link) = self.links.remove(&id) {
+            self.leave_identity(&link.who, id);
+        }
         self.usage(class).links -= 1;
     }
 
@@ -407,6 +415,36 @@ impl Core {
             let reason = Reason::new(word, text);
             self.outputs
                 .push_back(Output::CloseLink { link: id, reason });
+        }
+    }
+
+    /// Books a link under its identity; when that has too many, the oldest goes.
+    fn join_identity(&mut self, who: &Who, id: LinkId) {
+        let Some(uid) = who.uid() else {
+            return;
+        };
+        let links = self.identities.entry(uid.clone()).or_default();
+        links.push(id);
+        let is_full = links.len() > limits::LINKS_PER_IDENTITY_MAX;
+        let oldest = links.first().copied().filter(|_| is_full);
+        if let Some(oldest) = oldest {
+            links.remove(0);
+            self.close_link(
+                oldest,
+                reason::OVERLOADED,
+                "this identity has many newer links",
+            );
+        }
+    }
+
+    fn leave_identity(&mut self, who: &Who, id: LinkId) {
+        if let Some(uid) = who.uid()
+            && let Some(links) = self.identities.get_mut(uid)
+        {
+            links.retain(|&other| other != id);
+            if links.is_empty() {
+                self.identities.remove(uid);
+            }
         }
     }
 

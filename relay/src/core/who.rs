@@ -70,6 +70,15 @@ impl Who {
         }
     }
 
+    /// Names the object behind it; `None` for nobody in particular.
+    pub(super) fn uid(&self) -> Option<&Uid> {
+        match self {
+            Self::Verified(peer) => Some(peer.uid()),
+            Self::Expired { uid, .. } => Some(uid),
+            Self::Anonymous => None,
+        }
+    }
+
     pub(super) fn is_revoked(&self, revoked: &RevocationList) -> bool {
         match self {
             Self::Verified(peer) => revoked.revokes(peer.uid(), peer.issued_at()),

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use fairway_control::limits::LINK_HEADER;
 use fairway_control::link::{CircuitId, FrameKind, Run, ToEndpoint, ToRelay, header};
 use fairway_control::{FrameReader, Reason, frame, reason};
-use fairway_identity::Address;
+use fairway_identity::{Address, VerifiedTrustSet};
 use fairway_session::{
     AnswerError, Batch, Code, Config, Event, Grant, Now, Output, PeerInfo, Permit, ReadOutcome,
     Refusal, Session, StreamId, Time, code,
@@ -78,6 +78,12 @@ impl Control {
         if self.timeout.is_some_and(|at| at <= now.mono) {
             self.session.handle_timeout(now);
         }
+    }
+
+    /// A newer trust set holds: a peer whose credential does not hold under it
+    /// is put out. [`pump`](Self::pump) afterwards.
+    pub(super) fn set_trust(&mut self, now: Now, trust: &VerifiedTrustSet) {
+        self.session.set_trust(now, trust.clone());
     }
 
     /// Queues a message for the other end. [`pump`](Self::pump) afterwards.

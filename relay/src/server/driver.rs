@@ -253,6 +253,8 @@ impl Driver {
             .link_up(&self.link, who)
             .map_err(|refused| refused.0)?;
         self.shared.end_half_open(&self.link);
+        // There may be a newer trust set than when the handshake began.
+        self.shared.judge(&self.link);
         tracing::debug!(event = "link", link = id.number(), peer = self.peer, remote = %self.link.remote, "link is up");
         Ok(())
     }

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use fairway_control::{Reason, reason};
 use fairway_daemon::Drain;
+use fairway_identity::VerifiedTrustSet;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::MissedTickBehavior;
 
@@ -234,17 +235,22 @@ async fn maintain(shared: Arc<Shared>) {
     let mut tick = tokio::time::interval(limits::TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_identity_known = true;
+    let mut trust_version = None;
     for n_ticks in 0_u64.. {
         tokio::select! {
             changed = identity.changed(), if is_identity_known => {
                 is_identity_known = changed.is_ok();
                 let identity = identity.borrow_and_update().clone();
+                let version = identity.local.trust().map(VerifiedTrustSet::version);
                 shared.with_core(|core| {
                     if let Some(trust) = identity.local.trust() {
                         core.set_trust(trust.clone());
                     }
                     core.set_revoked(identity.rules.revoked.clone());
                 });
+                if std::mem::replace(&mut trust_version, version) != version {
+                    judge_all(&shared).await;
+                }
             }
             _ = tick.tick() => {
                 let now = shared.identity.now().mono;
@@ -254,6 +260,17 @@ async fn maintain(shared: Arc<Shared>) {
                 }
             }
         }
+    }
+}
+
+/// Judges all links by a new trust set: rare, and a signature for each, so in
+/// small portions.
+async fn judge_all(shared: &Shared) {
+    for portion in shared.links().chunks(limits::JUDGED_AT_ONCE) {
+        for link in portion {
+            shared.judge(link);
+        }
+        tokio::task::yield_now().await;
     }
 }
 

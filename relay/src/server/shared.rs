@@ -249,6 +249,21 @@ impl Shared {
         self.flush(link)
     }
 
+    /// Judges the other end of a link by the newest trust set.
+    pub(super) fn judge(&self, link: &Arc<Link>) {
+        let identity = self.identity.current();
+        let Some(trust) = identity.local.trust() else {
+            return;
+        };
+        let now = self.identity.now();
+        {
+            let mut control = link.control();
+            control.set_trust(now, trust);
+            self.with_batch(|batch| control.pump(now, batch, &mut link.out()));
+        }
+        link.wake();
+    }
+
     /// Puts frames into a link's queue and writes what its socket takes.
     pub(super) fn send(&self, routed: &mut Vec<Routed>) -> VecDeque<Output> {
         let mut outputs = VecDeque::new();

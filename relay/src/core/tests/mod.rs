@@ -8,7 +8,7 @@ use fairway_control::{Reason, reason};
 use fairway_identity::{Address, Revocation, RevocationList};
 
 use super::*;
-use crate::limits::{BUDGETS, NAMES_PER_LINK_MAX};
+use crate::limits::{BUDGETS, LINKS_PER_IDENTITY_MAX, NAMES_PER_LINK_MAX};
 use crate::testing::{Domain, NOW, id, uid};
 
 const AUTHORITY: &str = "authority.fairway.internal";
@@ -577,6 +577,36 @@ fn without_a_credential_circuits_bytes_and_time_are_few() {
     world.core.handle_timeout(deadline);
     assert_eq!(world.closed(), [(link, reason::OVERLOADED.to_owned())]);
     assert_eq!(world.core.poll_timeout(), None);
+}
+
+#[test]
+fn one_device_cannot_take_the_places_of_others() {
+    let mut world = World::new();
+    let first = world.device("pump-7");
+    for _ in 1..LINKS_PER_IDENTITY_MAX {
+        world.device("pump-7");
+    }
+    assert_eq!(world.closed(), []);
+    let newest = world.device("pump-7");
+    assert_eq!(world.closed(), [(first, reason::OVERLOADED.to_owned())]);
+    let overloaded = Reason::new(reason::OVERLOADED, "");
+    world.core.link_down(T0, first, &overloaded);
+    // Nor open circuits without end.
+    let opens = BUDGETS.device.opens_per_link;
+    for circuit in 1..=opens.burst {
+        let circuit = circuit * 2;
+        world.open(newest, circuit, AUTHORITY).unwrap();
+        let (circuit, reason) = (CircuitId(circuit), Reason::new("done", ""));
+        world.say(newest, ToRelay::Close { circuit, reason });
+        let authority = world.authority;
+        world.told(authority);
+    }
+    let refused = world.open(newest, 10_000, AUTHORITY);
+    assert_eq!(refused, Err(reason::OVERLOADED.to_owned()));
+    let other = world.device("pump-8");
+    assert!(world.open(other, 2, AUTHORITY).is_ok());
+    world.now += Time::from_secs(1);
+    assert!(world.open(newest, 10_002, AUTHORITY).is_ok());
 }
 
 #[test]

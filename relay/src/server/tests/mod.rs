@@ -449,6 +449,20 @@ async fn revocation_ends_the_link_and_keeps_it_out() {
 }
 
 #[tokio::test]
+async fn a_new_trust_set_puts_out_whoever_does_not_hold_under_it() {
+    let mut relay = Relay::start().await;
+    let (mut device, mut collector, _) = joined(&relay).await;
+    relay.domain.raise_floor(NOW.plus(1));
+    let own = local(&relay.domain, "ns/fairway-system/sa/fairway-relay", &[], 1);
+    relay
+        .identity
+        .send_replace(Identity::new(own, &Rules::default()));
+    assert_eq!(device.ended().await, "revoked");
+    assert_eq!(collector.ended().await, "revoked");
+    relay.settle("/names", 0).await;
+}
+
+#[tokio::test]
 async fn a_foreign_credential_is_refused() {
     let relay = Relay::start().await;
     let mut stranger = relay.stranger().await;
