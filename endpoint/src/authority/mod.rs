@@ -301,6 +301,12 @@ pub async fn front_anchor(socket: &Path) -> Result<(TrustDomain, RootHash), Auth
                     .map_err(|e| AuthorityError::Unverified(e.to_string()))?;
                 return Ok((trust.trust_set().trust_domain.clone(), root));
             }
+            // It is starting, or cannot serve for another reason of its own.
+            Ok(refused @ Response::Error { .. }) => {
+                let error = unexpected(&refused);
+                tracing::info!(event = "front-anchor", reason = %error.reason(), "{error}");
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
             Ok(other) => return Err(unexpected(&other)),
             Err(error) => {
                 tracing::info!(event = "front-anchor", reason = %error.reason(), "the authority does not answer yet: {error}");
