@@ -80,6 +80,23 @@ impl AdminServer {
         drain: Drain,
         debug_state: DebugState,
     ) -> Result<Self, AdminError> {
+        let more = Router::new();
+        Self::start_with(args, registry, readiness, drain, debug_state, more).await
+    }
+
+    /// The same, with more routes on the admin port.
+    ///
+    /// # Errors
+    ///
+    /// As for [`start`](Self::start).
+    pub async fn start_with(
+        args: &AdminArgs,
+        registry: Registry,
+        readiness: Readiness,
+        drain: Drain,
+        debug_state: DebugState,
+        more: Router,
+    ) -> Result<Self, AdminError> {
         if !args.debug_listen.ip().is_loopback() {
             return Err(AdminError::DebugNotLoopback(args.debug_listen));
         }
@@ -93,7 +110,8 @@ impl AdminServer {
             registry: Arc::new(registry),
             readiness,
             drain,
-        });
+        })
+        .merge(more);
         tasks.spawn(async move { axum::serve(admin_listener, admin_router).await });
         tasks.spawn(async move { axum::serve(debug_listener, debug_router(debug_state)).await });
         tracing::info!(event = "admin", %admin_addr, %debug_addr, "admin ports are up");

@@ -42,4 +42,6 @@ pub use self::drain::{Drain, DrainGuard, Finished};
 pub use self::files::raise_open_files_limit;
 pub use self::log::{LogArgs, LogError, LogFormat, Telemetry};
 pub use self::readiness::{Readiness, ReadyTask};
+/// For [`AdminServer::start_with`].
+pub use axum;
 pub use prometheus_client::registry::Registry;

@@ -1,6 +1,7 @@
 //! Logs to standard error, and spans over OTLP when an endpoint is given.
 //! Without one nothing leaves the process.
 
+use std::io;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -9,6 +10,7 @@ use opentelemetry_otlp::{ExporterBuildError, WithExportConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tokio::runtime::Runtime;
 use tracing::Subscriber;
 use tracing_subscriber::filter::{EnvFilter, ParseError};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -61,6 +63,9 @@ pub enum LogError {
     /// The exporter refused its settings.
     #[error("--otlp-endpoint cannot be used")]
     Otlp(#[source] ExporterBuildError),
+    /// The thread that exports spans could not be started.
+    #[error("the export of spans cannot be started")]
+    Thread(#[source] io::Error),
     /// Something else in this process has set up logging before.
     #[error("logging is already set up in this process")]
     Twice(#[source] TryInitError),
@@ -71,7 +76,15 @@ pub enum LogError {
 #[derive(Debug)]
 #[must_use = "dropping it ends the export of spans"]
 pub struct Telemetry {
-    provider: Option<SdkTracerProvider>,
+    exporting: Option<Exporting>,
+}
+
+/// The export of spans, on a thread of its own: the last ones are sent while
+/// the process's own runtime, which may have one thread only, waits.
+#[derive(Debug)]
+struct Exporting {
+    provider: SdkTracerProvider,
+    runtime: Option<Runtime>,
 }
 
 impl LogArgs {
@@ -83,13 +96,13 @@ impl LogArgs {
     /// An option is not understood, or it was called before.
     pub fn init(&self, service: &'static str) -> Result<Telemetry, LogError> {
         let filter = EnvFilter::try_new(&self.log_level).map_err(LogError::Level)?;
-        let provider = match self.otlp_endpoint.as_deref() {
-            Some(endpoint) if !endpoint.is_empty() => Some(provider(service, endpoint)?),
+        let exporting = match self.otlp_endpoint.as_deref() {
+            Some(endpoint) if !endpoint.is_empty() => Some(Exporting::start(service, endpoint)?),
             Some(_) | None => None,
         };
-        let spans = provider
-            .as_ref()
-            .map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer("fairway")));
+        let spans = exporting.as_ref().map(|exporting| {
+            tracing_opentelemetry::layer().with_tracer(exporting.provider.tracer("fairway"))
+        });
         Registry::default()
             .with(lines(self.log_format))
             .with(spans)
@@ -98,17 +111,26 @@ impl LogArgs {
             .map_err(LogError::Twice)?;
         // `traceparent` is carried through even when nothing is exported.
         opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
-        Ok(Telemetry { provider })
+        Ok(Telemetry { exporting })
     }
 }
 
 impl Telemetry {
     /// Sends the spans that are waiting, bounded by a few seconds.
     pub fn shutdown(self) {
-        if let Some(provider) = self.provider
-            && let Err(error) = provider.shutdown_with_timeout(FLUSH_LIMIT)
+        if let Some(exporting) = &self.exporting
+            && let Err(error) = exporting.provider.shutdown_with_timeout(FLUSH_LIMIT)
         {
             tracing::warn!(event = "otlp", %error, "the last spans were not sent");
+        }
+    }
+}
+
+impl Drop for Exporting {
+    fn drop(&mut self) {
+        // Not by dropping it, which may not be done inside another runtime.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
     }
 }
@@ -124,19 +146,35 @@ where
     }
 }
 
-fn provider(service: &'static str, endpoint: &str) -> Result<SdkTracerProvider, LogError> {
-    if !endpoint.starts_with("http://") {
-        return Err(LogError::OtlpScheme(endpoint.to_owned()));
+impl Exporting {
+    fn start(service: &'static str, endpoint: &str) -> Result<Self, LogError> {
+        if !endpoint.starts_with("http://") {
+            return Err(LogError::OtlpScheme(endpoint.to_owned()));
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("otlp")
+            .enable_all()
+            .build()
+            .map_err(LogError::Thread)?;
+        let exporter = {
+            // The connection lives on that runtime.
+            let _inside = runtime.enter();
+            opentelemetry_otlp::SpanExporter::builder()
+                .with_tonic()
+                .with_endpoint(endpoint)
+                .build()
+                .map_err(LogError::Otlp)?
+        };
+        let provider = SdkTracerProvider::builder()
+            .with_batch_exporter(exporter)
+            .with_resource(Resource::builder().with_service_name(service).build())
+            .build();
+        Ok(Self {
+            provider,
+            runtime: Some(runtime),
+        })
     }
-    let exporter = opentelemetry_otlp::SpanExporter::builder()
-        .with_tonic()
-        .with_endpoint(endpoint)
-        .build()
-        .map_err(LogError::Otlp)?;
-    Ok(SdkTracerProvider::builder()
-        .with_batch_exporter(exporter)
-        .with_resource(Resource::builder().with_service_name(service).build())
-        .build())
 }
 
 #[cfg(test)]
