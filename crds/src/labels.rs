@@ -14,6 +14,9 @@ pub const INLETS: &str = "fairway.dev/inlets";
 pub const ALLOW_EXPOSED_PORTS: &str = "fairway.dev/allow-exposed-ports";
 /// Annotation on a pod: `true` sets `http_proxy` in the app's containers.
 pub const HTTP_PROXY_ENV: &str = "fairway.dev/http-proxy-env";
+/// Annotation on a pod: `false` leaves the app's probes as they are; otherwise
+/// the kubelet asks the sidecar, and the sidecar the app, over loopback.
+pub const MOVE_PROBES: &str = "fairway.dev/move-probes";
 /// Annotation that the injector leaves on a pod: the version that injected it.
 pub const INJECTED: &str = "fairway.dev/injected";
 

@@ -48,6 +48,9 @@ pub struct Args {
     /// Where sidecars send their spans over OTLP; nowhere if not given.
     #[arg(long, env = "FAIRWAY_SIDECAR_OTLP_ENDPOINT")]
     pub sidecar_otlp_endpoint: Option<String>,
+    /// Whether probes of apps are pointed at their sidecar.
+    #[arg(long, env = "FAIRWAY_MOVE_PROBES", default_value = "false", action = clap::ArgAction::Set)]
+    pub move_probes: bool,
 
     /// Address of the webhook.
     #[arg(long, env = "FAIRWAY_WEBHOOK_LISTEN", default_value = "0.0.0.0:9443")]
@@ -136,6 +139,7 @@ impl Args {
             memory_request: self.sidecar_memory_request.clone(),
             memory_limit: self.sidecar_memory_limit.clone(),
             otlp_endpoint: given(&self.sidecar_otlp_endpoint),
+            move_probes: self.move_probes,
         }))
     }
 

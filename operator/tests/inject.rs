@@ -21,6 +21,7 @@ fn config() -> InjectConfig {
         memory_request: "32Mi".to_owned(),
         memory_limit: "128Mi".to_owned(),
         otlp_endpoint: None,
+        move_probes: true,
     }
 }
 
@@ -104,6 +105,40 @@ fn one_that_was_moved_from_the_first_place_comes_back() {
         .collect();
     assert_eq!(names, ["fairway-sidecar", "other"]);
     assert_eq!(again["spec"]["volumes"].as_array().unwrap().len(), 1);
+}
+
+/// The pod's probes point at the sidecar already, so the new one must know them.
+#[test]
+fn one_that_is_made_anew_keeps_the_probes() {
+    let probe = json!({"httpGet": {"path": "/$(POD_NAME)", "port": 8080}});
+    let first = injected(&pod("spec.containers.0.livenessProbe", &probe));
+    let env = first["spec"]["initContainers"][0]["env"].to_string();
+    assert!(
+        env.contains("/$$(POD_NAME)"),
+        "the kubelet must not expand it: {env}"
+    );
+    let mut pod = first.clone();
+    let init = pod["spec"]["initContainers"].as_array_mut().unwrap();
+    init.insert(0, json!({"name": "other", "image": "other"}));
+    let again = injected(&pod);
+    assert_eq!(
+        again["spec"]["initContainers"][0],
+        first["spec"]["initContainers"][0]
+    );
+    assert_eq!(again["spec"]["containers"], first["spec"]["containers"]);
+}
+
+#[test]
+fn probes_stay_where_that_is_wished() {
+    let mut pod = pod(
+        "spec.containers.0.livenessProbe",
+        &json!({"tcpSocket": {"port": 8080}}),
+    );
+    pod["metadata"]["annotations"]["fairway.dev/move-probes"] = json!("false");
+    assert_eq!(
+        injected(&pod)["spec"]["containers"],
+        pod["spec"]["containers"]
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fairway_crds::labels::{INJECT, INJECT_DISABLED, INJECT_ENABLED};
-use fairway_operator::inject::{self, InjectConfig, Outcome, SkipReason};
+use fairway_operator::inject::{self, SkipReason};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::ResourceExt;
 use kube::api::ListParams;
@@ -105,22 +105,7 @@ fn skip(pod: &Pod) -> Option<SkipReason> {
 
 /// What the injector would say against the pod.
 fn refusal(pod: &Pod) -> Option<String> {
-    let any = || "any".to_owned();
-    let config = InjectConfig {
-        image: any(),
-        image_pull_policy: None,
-        trust_domain: any(),
-        root_hash: any(),
-        authority: any(),
-        cpu_request: any(),
-        memory_request: any(),
-        memory_limit: any(),
-        otlp_endpoint: None,
-    };
-    match inject::inject(&serde_json::to_value(pod).ok()?, &config) {
-        Outcome::Refuse(refusal) => Some(refusal.to_string()),
-        Outcome::Inject(_) | Outcome::Skip(_) => None,
-    }
+    inject::refusal(pod).map(|refusal| refusal.to_string())
 }
 
 fn tell(with: usize, without: &[(String, &Pod)], report: &mut Report) {

@@ -9,11 +9,12 @@ use super::container::RESERVED_PORTS;
 use crate::limits::{EXPOSED_PORTS_MAX, INLETS_MAX};
 
 /// The annotations of one pod, understood.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Wishes {
     pub(super) inlets: Vec<Inlet>,
     pub(super) exposed_ports: Vec<u16>,
     pub(super) http_proxy_env: bool,
+    pub(super) move_probes: bool,
 }
 
 /// A loopback port that leads to one destination.
@@ -74,9 +75,11 @@ impl Wishes {
             Some((annotation, text.as_str()))
         };
         let wishes = Self {
-            inlets: understood(read(labels::INLETS), inlets)?,
-            exposed_ports: understood(read(labels::ALLOW_EXPOSED_PORTS), ports)?,
-            http_proxy_env: understood(read(labels::HTTP_PROXY_ENV), switch)?,
+            inlets: understood(read(labels::INLETS), inlets)?.unwrap_or_default(),
+            exposed_ports: understood(read(labels::ALLOW_EXPOSED_PORTS), ports)?
+                .unwrap_or_default(),
+            http_proxy_env: understood(read(labels::HTTP_PROXY_ENV), switch)?.unwrap_or(false),
+            move_probes: understood(read(labels::MOVE_PROBES), switch)?.unwrap_or(true),
         };
         Ok(wishes)
     }
@@ -97,16 +100,14 @@ impl Wishes {
     }
 }
 
-fn understood<T: Default>(
+fn understood<T>(
     found: Option<(&'static str, &str)>,
     parse: impl Fn(&str) -> Result<T, AnnotationError>,
-) -> Result<T, Refusal> {
-    match found {
-        None => Ok(T::default()),
-        Some((annotation, text)) => {
-            parse(text).map_err(|error| Refusal::Annotation { annotation, error })
-        }
-    }
+) -> Result<Option<T>, Refusal> {
+    let parsed = found.map(|(annotation, text)| {
+        parse(text).map_err(|error| Refusal::Annotation { annotation, error })
+    });
+    parsed.transpose()
 }
 
 fn inlets(text: &str) -> Result<Vec<Inlet>, AnnotationError> {

@@ -5,11 +5,12 @@ use serde_json::{Value, json};
 
 use super::InjectConfig;
 use super::annotations::Wishes;
+use super::probes::{self, Probes};
 
 /// Ports that the sidecar listens on: HTTP proxy, admin, debug.
 pub(super) const RESERVED_PORTS: [u16; 3] = [7480, ADMIN_PORT, 7491];
 /// The port of `/livez`, `/readyz` and `/metrics`.
-const ADMIN_PORT: u16 = 7490;
+pub(super) const ADMIN_PORT: u16 = 7490;
 /// Where the proxy listens, for programs that take it from the environment.
 pub(super) const PROXY_URL: &str = "http://127.0.0.1:7480";
 /// The volume with the projected token.
@@ -21,14 +22,14 @@ const TOKEN_SECONDS: u32 = 3600;
 const USER: u32 = 65532;
 
 /// A native sidecar that passes the `restricted` Pod Security Standard.
-pub(super) fn sidecar(wishes: &Wishes, config: &InjectConfig) -> Value {
+pub(super) fn sidecar(wishes: &Wishes, probes: &Probes, config: &InjectConfig) -> Value {
     let mut container = json!({
         "name": labels::SIDECAR_CONTAINER,
         "image": config.image,
         "args": ["run"],
         // Native: starts before the app and ends after it, also in Jobs.
         "restartPolicy": "Always",
-        "env": env(wishes, config),
+        "env": env(wishes, probes, config),
         "ports": [{"name": "fairway-admin", "containerPort": ADMIN_PORT, "protocol": "TCP"}],
         // Listeners are up. There is no readiness probe on purpose: without the
         // authority, an app can still serve the cluster.
@@ -75,7 +76,7 @@ pub(super) fn token_volume() -> Value {
     })
 }
 
-fn env(wishes: &Wishes, config: &InjectConfig) -> Vec<Value> {
+fn env(wishes: &Wishes, probes: &Probes, config: &InjectConfig) -> Vec<Value> {
     let value = |name: &str, value: &str| json!({"name": name, "value": value});
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}});
     let mut env = vec![
@@ -94,6 +95,9 @@ fn env(wishes: &Wishes, config: &InjectConfig) -> Vec<Value> {
             "FAIRWAY_ALLOW_EXPOSED_PORTS",
             &wishes.exposed_ports_text(),
         ));
+    }
+    if !probes.is_empty() {
+        env.push(value(probes::ENV, &probes::to_env(probes)));
     }
     if let Some(endpoint) = &config.otlp_endpoint {
         env.push(value("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint));

@@ -7,6 +7,7 @@
 
 mod annotations;
 mod container;
+pub mod probes;
 
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation};
@@ -17,6 +18,7 @@ use fairway_crds::labels;
 
 pub use annotations::AnnotationError;
 use annotations::Wishes;
+use probes::Probes;
 
 /// What the sidecar of this installation is like.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +41,8 @@ pub struct InjectConfig {
     pub memory_limit: String,
     /// Where the sidecar sends its spans; nowhere if not given.
     pub otlp_endpoint: Option<String>,
+    /// Whether probes of the app are pointed at the sidecar.
+    pub move_probes: bool,
 }
 
 /// What becomes of a pod.
@@ -144,20 +148,31 @@ pub fn inject(pod: &Value, config: &InjectConfig) -> Outcome {
     if let Some(reason) = skip(&typed, spec) {
         return Outcome::Skip(reason);
     }
-    let wishes = match Wishes::of(&typed) {
+    let wishes = match wishes(&typed, spec) {
         Ok(wishes) => wishes,
         Err(refusal) => return Outcome::Refuse(refusal),
     };
-    if let Some(refusal) = taken_port(spec, &wishes) {
-        return Outcome::Refuse(refusal);
-    }
     let mut patch = PatchBuilder::new(pod);
     annotate(&mut patch);
-    add_sidecar(&mut patch, spec, &wishes, config);
+    let probes = match config.move_probes && wishes.move_probes {
+        true => move_probes(&mut patch, spec),
+        false => Probes::new(),
+    };
+    add_sidecar(
+        &mut patch,
+        spec,
+        container::sidecar(&wishes, &probes, config),
+    );
     if wishes.http_proxy_env {
         set_http_proxy(&mut patch, spec);
     }
     Outcome::Inject(patch.done())
+}
+
+/// Why the injector would refuse a pod: for telling the owner of a pod that is
+/// there already.
+pub fn refusal(pod: &Pod) -> Option<Refusal> {
+    wishes(pod, pod.spec.as_ref()?).err()
 }
 
 /// Why a pod has no sidecar although it was asked for, if that is so: for
@@ -186,6 +201,14 @@ fn is_first_and_stays(spec: &PodSpec) -> bool {
     first.is_some_and(|c| {
         c.name == labels::SIDECAR_CONTAINER && c.restart_policy.as_deref() == Some("Always")
     })
+}
+
+fn wishes(pod: &Pod, spec: &PodSpec) -> Result<Wishes, Refusal> {
+    let wishes = Wishes::of(pod)?;
+    match taken_port(spec, &wishes) {
+        Some(refusal) => Err(refusal),
+        None => Ok(wishes),
+    }
 }
 
 fn taken_port(spec: &PodSpec, wishes: &Wishes) -> Option<Refusal> {
@@ -222,12 +245,38 @@ fn annotate(patch: &mut PatchBuilder<'_>) {
     );
 }
 
-fn add_sidecar(
-    patch: &mut PatchBuilder<'_>,
-    spec: &PodSpec,
-    wishes: &Wishes,
-    config: &InjectConfig,
-) {
+/// Points the probes of the app at the sidecar; says what that has to do then.
+fn move_probes(patch: &mut PatchBuilder<'_>, spec: &PodSpec) -> Probes {
+    let mut all = stale_probes(spec);
+    for (list, index, container) in app_containers(spec) {
+        for moved in probes::of(container) {
+            let [field, how] = moved.at;
+            let probe = ["spec", list, &index.to_string(), field];
+            patch.remove(&[&probe[..], &[how]].concat());
+            patch.set_member(&probe, "httpGet", moved.to_kubelet());
+            all.insert(moved.name, moved.asked);
+        }
+    }
+    all
+}
+
+/// What a sidecar that is about to be made anew had to do for probes: those
+/// in the pod point at it already.
+fn stale_probes(spec: &PodSpec) -> Probes {
+    let sidecars = spec.init_containers.iter().flatten();
+    let env = sidecars
+        .filter(|container| container.name == labels::SIDECAR_CONTAINER)
+        .flat_map(|container| container.env.iter().flatten());
+    let mut texts = env
+        .filter(|env| env.name == probes::ENV)
+        .filter_map(|env| env.value.as_ref());
+    texts
+        .next()
+        .map(|text| probes::from_env(text))
+        .unwrap_or_default()
+}
+
+fn add_sidecar(patch: &mut PatchBuilder<'_>, spec: &PodSpec, sidecar: Value) {
     // One that another webhook has moved from the first place is made anew.
     let stale = spec.init_containers.iter().flatten();
     let stale: Vec<usize> = stale
@@ -238,10 +287,7 @@ fn add_sidecar(
     for index in stale.into_iter().rev() {
         patch.remove(&["spec", "initContainers", &index.to_string()]);
     }
-    patch.prepend(
-        &["spec", "initContainers"],
-        container::sidecar(wishes, config),
-    );
+    patch.prepend(&["spec", "initContainers"], sidecar);
     let volumes = spec.volumes.iter().flatten();
     if !volumes
         .into_iter()

@@ -145,6 +145,7 @@ mod tests {
             memory_request: text("1Mi"),
             memory_limit: text("1Mi"),
             otlp_endpoint: None,
+            move_probes: true,
         });
         Injector::new(template, watch::channel(trust).1, Metrics::default())
     }
