@@ -63,15 +63,19 @@ pub enum Keys {
 }
 
 impl Authority {
-    /// The keys to sign with.
+    /// The keys to sign with; at the start this waits for them a little.
     ///
     /// # Errors
     /// There are none (yet).
-    pub fn ring(&self) -> Result<Arc<KeyRing>, Refusal> {
-        match &*self.keys.borrow() {
-            Keys::Ready(ring) => Ok(ring.clone()),
-            Keys::Refused => Err(Refusal::NoKeys),
-            Keys::Starting => Err(Refusal::NotNow {
+    pub async fn ring(&self) -> Result<Arc<KeyRing>, Refusal> {
+        let mut keys = self.keys.clone();
+        let decided = keys.wait_for(|keys| !matches!(keys, Keys::Starting));
+        match timeout(limits::TURN_WAIT, decided).await {
+            Ok(Ok(keys)) => match &*keys {
+                Keys::Ready(ring) => Ok(ring.clone()),
+                Keys::Refused | Keys::Starting => Err(Refusal::NoKeys),
+            },
+            Ok(Err(_)) | Err(_) => Err(Refusal::NotNow {
                 what: "the authority is starting",
                 retry_after: 2,
             }),
@@ -135,13 +139,13 @@ impl Authority {
     ///
     /// # Errors
     /// There is no key, or the subject does not make a credential.
-    pub fn sign(
+    pub async fn sign(
         &self,
         subject: &Subject,
         handshake_key: [u8; 32],
         now: UnixSeconds,
     ) -> Result<Made, Refusal> {
-        let ring = self.ring()?;
+        let ring = self.ring().await?;
         let dice = Dice {
             serial: random::bytes(),
             jitter: random::jitter(u64::MAX),

@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::watcher;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 
@@ -121,17 +122,61 @@ pub async fn write(mut notes: mpsc::Receiver<Note>, client: Client, instance: St
 }
 
 /// An error with all its causes in one line, for logs.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        // kube's errors repeat their cause.
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    if let Some(short) = short(error) {
+        return short;
     }
-    text
+    match error.source() {
+        // kube's errors repeat their cause in their own text.
+        Some(cause) => {
+            let (text, cause) = (error.to_string(), chain(cause));
+            if text.contains(&cause) {
+                text
+            } else {
+                format!("{text}: {cause}")
+            }
+        }
+        None => error.to_string(),
+    }
+}
+
+/// Errors of kube whose own text is a page long.
+fn short(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(kube::Error::Api(status)) = error.downcast_ref() {
+        return Some(format!("{} (status {})", status.message, status.code));
+    }
+    let (what, cause) = match error.downcast_ref()? {
+        watcher::Error::InitialListFailed(cause) => ("cannot list", chain(cause)),
+        watcher::Error::WatchStartFailed(cause) => ("cannot start to watch", chain(cause)),
+        watcher::Error::WatchFailed(cause) => ("the watch broke off", chain(cause)),
+        watcher::Error::WatchError(status) => ("the watch was ended", status.message.clone()),
+        watcher::Error::NoResourceVersion => return None,
+    };
+    Some(format!("{what}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::ApiError;
+
+    #[test]
+    fn what_the_api_server_says_is_told_once_and_without_its_page() {
+        let status = kube::core::Status {
+            message: "pods is forbidden".into(),
+            code: 403,
+            ..Default::default()
+        };
+        let refused = || kube::Error::Api(Box::new(status.clone()));
+        let error = ApiError::Call {
+            action: "read a pod",
+            source: refused(),
+        };
+        assert_eq!(
+            chain(&error),
+            "the API server could not read a pod: pods is forbidden (status 403)"
+        );
+        let error = watcher::Error::InitialListFailed(refused());
+        assert_eq!(chain(&error), "cannot list: pods is forbidden (status 403)");
+    }
 }

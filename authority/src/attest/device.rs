@@ -55,7 +55,7 @@ pub async fn renew(
         .map_err(|_| {
             Refusal::WrongKey("the signature is not by the device's key over this connection")
         })?;
-    authority.ring()?;
+    authority.ring().await?;
     authority.index_ready().await?;
     let _turn = authority.turn().await?;
     let key = request.device_key.to_string();
@@ -131,7 +131,7 @@ pub(super) async fn certify(
             tokio::time::sleep(std::time::Duration::from_secs(1)).await;
             now = now.plus(1).max(authority.clock.now());
         }
-        let made = authority.sign(&subject, handshake_key, now)?;
+        let made = authority.sign(&subject, handshake_key, now).await?;
         match write_status(authority, who, &device, enrol, &made).await {
             Ok(()) => {}
             Err(error) if error.is_conflict() => continue,
@@ -140,18 +140,6 @@ pub(super) async fn certify(
         }
         if replaces {
             revoke_old_key(authority, &device, now).await?;
-        }
-        if enrol.is_some() {
-            let message = format!(
-                "enrolled; the first credential lasts until {}",
-                to_kubernetes(made.expires).0
-            );
-            authority.events.note(
-                device.object_ref(&()),
-                Severity::Normal,
-                "Enrolled",
-                message,
-            );
         }
         return Ok(made);
     }
@@ -357,7 +345,7 @@ pub(super) mod tests {
             .await
             .unwrap();
         served.done().await;
-        let trust = fixture.authority.ring().unwrap().trust().clone();
+        let trust = fixture.authority.ring().await.unwrap().trust().clone();
         let peer = trust
             .verify_credential(&made.issued.full, Form::Full, &KEY, Clock::Trusted(START))
             .unwrap();

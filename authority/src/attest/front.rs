@@ -15,7 +15,7 @@ use crate::revoke::issued::Holder;
 /// See [`Refusal`].
 pub async fn attest(authority: &Authority, handshake_key: [u8; 32]) -> Result<Made, Refusal> {
     // Nothing is written while there is nothing to sign with.
-    authority.ring()?;
+    authority.ring().await?;
     let uid = authority.pod_uid.clone();
     let holder = Holder {
         uid: uid.clone(),
@@ -35,5 +35,5 @@ pub async fn attest(authority: &Authority, handshake_key: [u8; 32]) -> Result<Ma
         renew_after: WORKLOAD_RENEW_SECONDS,
     };
     let now = authority.time_to_issue(&subject.uid).await?;
-    authority.sign(&subject, handshake_key, now)
+    authority.sign(&subject, handshake_key, now).await
 }

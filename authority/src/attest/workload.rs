@@ -56,7 +56,7 @@ pub async fn attest(
     request: &AttestWorkload,
 ) -> Result<Made, Refusal> {
     check_key(stream, &request.handshake_key)?;
-    authority.ring()?;
+    authority.ring().await?;
     authority.index_ready().await?;
     let turn = authority.turn().await?;
     let bearer = review(authority, &request.token).await?;
@@ -89,7 +89,7 @@ pub async fn attest(
         renew_after: WORKLOAD_RENEW_SECONDS,
     };
     let now = authority.time_to_issue(&subject.uid).await?;
-    let made = authority.sign(&subject, request.handshake_key, now)?;
+    let made = authority.sign(&subject, request.handshake_key, now).await?;
     authority.hub.quietly(|index| {
         index.note_issued(
             subject.uid.as_str(),
@@ -287,7 +287,7 @@ mod tests {
             .unwrap();
         served.done().await;
 
-        let trust = fixture.authority.ring().unwrap().trust().clone();
+        let trust = fixture.authority.ring().await.unwrap().trust().clone();
         let peer = trust
             .verify_credential(&made.issued.full, Form::Full, &KEY, Clock::Trusted(START))
             .unwrap();

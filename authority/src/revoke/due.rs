@@ -22,11 +22,11 @@ const SKEW_SECONDS: u64 = 2;
 pub fn of_device(device: &DeviceFacts, record: &Record, now: UnixSeconds) -> Option<Entry> {
     let credential = device.credential?;
     let uid = Uid::new(&device.uid).ok()?;
-    if credential.expires <= now || record.covers(&uid, credential.issued_at) {
+    if credential.expires <= now {
         return None;
     }
     let entry = |cause, effective: UnixSeconds| {
-        let issued_before = effective.min(now).plus(SKEW_SECONDS);
+        let issued_before = now.plus(SKEW_SECONDS);
         of(
             device,
             &uid,
@@ -37,9 +37,18 @@ pub fn of_device(device: &DeviceFacts, record: &Record, now: UnixSeconds) -> Opt
         )
     };
     match device.state {
+        // An entry that is only about to become effective is not enough.
+        DeviceState::Suspended | DeviceState::Revoked
+            if record.revokes(&uid, credential.issued_at, now) =>
+        {
+            None
+        }
         DeviceState::Suspended => Some(entry(Cause::Suspended, now)),
         DeviceState::Revoked => Some(entry(Cause::Revoked, now)),
-        DeviceState::Active if credential.generation < device.generation => {
+        DeviceState::Active
+            if credential.generation < device.generation
+                && !record.covers(&uid, credential.issued_at) =>
+        {
             Some(entry(Cause::Changed, now.plus(GRACE_SECONDS)))
         }
         DeviceState::Active => None,
@@ -222,6 +231,21 @@ mod tests {
         renewed.credential = Some(testing::credential(entry.issued_before.0, 90_000));
         renewed.credential.as_mut().unwrap().generation = 2;
         assert_eq!(of_device(&renewed, &with(entry), NOW.plus(30)), None);
+    }
+
+    #[test]
+    fn suspending_does_not_wait_for_the_grace_of_a_change() {
+        let changed = of_device(&device(DeviceState::Active, 2), &Record::default(), NOW).unwrap();
+        let entry = of_device(
+            &device(DeviceState::Suspended, 3),
+            &with(changed),
+            NOW.plus(5),
+        )
+        .unwrap();
+        assert_eq!(
+            (entry.cause, entry.effective),
+            (Cause::Suspended, NOW.plus(5))
+        );
     }
 
     #[test]

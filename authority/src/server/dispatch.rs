@@ -79,7 +79,7 @@ async fn answer(
     request: Request,
 ) -> Result<Response, Refusal> {
     let made = match (request, preamble) {
-        (Request::GetTime { nonce }, _) => return time(authority, &nonce),
+        (Request::GetTime { nonce }, _) => return time(authority, &nonce).await,
         (Request::Enroll(request), Preamble::Stream(stream)) => {
             ticket::enroll(authority, stream, &request).await?
         }
@@ -113,11 +113,11 @@ async fn answer(
     Ok(Response::Issued(issued))
 }
 
-fn time(
+async fn time(
     authority: &Authority,
     nonce: &fairway_identity::signed_time::Nonce,
 ) -> Result<Response, Refusal> {
-    let (ring, now) = (authority.ring()?, authority.clock.now());
+    let (ring, now) = (authority.ring().await?, authority.clock.now());
     let issuer = ring
         .issuer(now)
         .ok_or(crate::issue::IssueFailure::NoIssuer)?;

@@ -191,7 +191,7 @@ mod tests {
         else {
             panic!("no time");
         };
-        let ring = socket.fixture.authority.ring().unwrap();
+        let ring = socket.fixture.authority.ring().await.unwrap();
         assert_eq!(trust_set, ring.trust().bytes());
         assert_eq!(
             SignedTime::verify(&signed, &nonce, ring.trust()).unwrap(),
@@ -217,7 +217,14 @@ mod tests {
         let Response::Issued(issued) = socket.ask(&Preamble::Local, &request).await else {
             panic!("not issued")
         };
-        let trust = socket.fixture.authority.ring().unwrap().trust().clone();
+        let trust = socket
+            .fixture
+            .authority
+            .ring()
+            .await
+            .unwrap()
+            .trust()
+            .clone();
         let peer = trust
             .verify_credential(&issued.lean, Form::Lean, &[9; 32], Clock::Floor(START))
             .unwrap();
