@@ -1,0 +1,135 @@
+//! Who listens where in this network namespace.
+//!
+//! An app that listens on the pod's address can be reached without Fairway and
+//! would then believe a forged `fairway-peer`. So the sidecar delivers only to
+//! ports whose listeners are all on loopback (design: "No way around it").
+//!
+//! The kernel is asked by netlink, which costs microseconds; where it does not
+//! answer (a sandbox, a kernel without `inet_diag`), `/proc/net` is read.
+
+mod proc_net;
+mod sock_diag;
+
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+/// How a local port may be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listening {
+    /// Every listener of the port is bound to a loopback address.
+    Loopback,
+    /// At least one listener is bound to this address, which others can reach.
+    Exposed(IpAddr),
+    /// Nothing listens on the port.
+    Nobody,
+}
+
+/// The listening sockets of a network namespace.
+#[derive(Debug, Clone)]
+pub struct ListenTable(Source);
+
+#[derive(Debug, Clone)]
+enum Source {
+    ThisNamespace,
+    Files(PathBuf),
+}
+
+impl ListenTable {
+    /// The table of the caller's own network namespace.
+    pub fn of_this_namespace() -> Self {
+        Self(Source::ThisNamespace)
+    }
+
+    /// A table read from the files `tcp` and `tcp6` below `proc_net`.
+    pub fn at(proc_net: impl AsRef<Path>) -> Self {
+        Self(Source::Files(proc_net.as_ref().to_owned()))
+    }
+
+    /// How `port` is listened on right now.
+    ///
+    /// # Errors
+    /// When the kernel does not tell: the caller must then refuse to deliver,
+    /// since it cannot know.
+    pub fn look_up(&self, port: u16) -> io::Result<Listening> {
+        let listeners = match &self.0 {
+            Source::ThisNamespace => sock_diag::listeners(port)
+                .or_else(|_| proc_net::listeners(Path::new("/proc/net"), port))?,
+            Source::Files(proc_net) => proc_net::listeners(proc_net, port)?,
+        };
+        Ok(judge(&listeners))
+    }
+}
+
+fn judge(listeners: &[IpAddr]) -> Listening {
+    match listeners.iter().find(|address| !is_loopback(**address)) {
+        Some(exposed) => Listening::Exposed(*exposed),
+        None if listeners.is_empty() => Listening::Nobody,
+        None => Listening::Loopback,
+    }
+}
+
+fn is_loopback(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_loopback(),
+        IpAddr::V6(v6) => {
+            v6.is_loopback() || v6.to_ipv4_mapped().is_some_and(|v4| v4.is_loopback())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn port(listener: &TcpListener) -> u16 {
+        listener.local_addr().unwrap().port()
+    }
+
+    #[test]
+    fn real_sockets_of_this_process() {
+        let loopback = TcpListener::bind("127.0.0.1:0").unwrap();
+        let exposed = TcpListener::bind("0.0.0.0:0").unwrap();
+        let any = IpAddr::from([0, 0, 0, 0]);
+        for table in [
+            ListenTable::of_this_namespace(),
+            ListenTable::at("/proc/net"),
+        ] {
+            assert_eq!(table.look_up(port(&loopback)).unwrap(), Listening::Loopback);
+            assert_eq!(
+                table.look_up(port(&exposed)).unwrap(),
+                Listening::Exposed(any)
+            );
+        }
+    }
+
+    #[test]
+    fn one_exposed_listener_is_enough() {
+        let [loopback, exposed] = ["::ffff:127.0.0.1", "198.18.0.1"].map(|a| a.parse().unwrap());
+        assert_eq!(judge(&[]), Listening::Nobody);
+        assert_eq!(judge(&[loopback]), Listening::Loopback);
+        assert_eq!(judge(&[loopback, exposed]), Listening::Exposed(exposed));
+        assert!(!is_loopback("::".parse().unwrap()));
+    }
+
+    #[test]
+    fn netlink_and_proc_agree() {
+        let listeners = ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0"].map(TcpListener::bind);
+        for listener in listeners.iter().flatten() {
+            let port = port(listener);
+            let asked = sock_diag::listeners(port).unwrap();
+            assert_eq!(
+                asked,
+                proc_net::listeners(Path::new("/proc/net"), port).unwrap()
+            );
+            assert_eq!(asked, [listener.local_addr().unwrap().ip()]);
+        }
+    }
+
+    #[test]
+    fn an_unreadable_table_is_an_error() {
+        assert!(ListenTable::at("/nonexistent").look_up(80).is_err());
+    }
+}
