@@ -44,7 +44,7 @@ pub enum Severity {
 }
 
 impl Events {
-    /// A queue, and its other end for [`write`].
+    /// A queue, and its other end for [`write()`].
     pub fn queue() -> (Self, mpsc::Receiver<Note>) {
         let (sender, receiver) = mpsc::channel(limits::EVENTS_QUEUED_MAX);
         (

@@ -33,7 +33,7 @@ pub const WHILE_CONNECTED: Duration = Duration::from_secs(3600);
 pub struct LastSeen(mpsc::Sender<Name>);
 
 impl LastSeen {
-    /// A queue, and its other end for [`write`].
+    /// A queue, and its other end for [`write()`].
     pub fn queue() -> (Self, mpsc::Receiver<Name>) {
         let (sender, receiver) = mpsc::channel(limits::STATUS_QUEUED_MAX);
         (Self(sender), receiver)

@@ -99,8 +99,9 @@ impl Keeper {
             );
             tokio::time::sleep(RETRY).await;
         }
+        let mut sweep = true;
         loop {
-            if let Err(error) = self.turn().await {
+            if let Err(error) = self.turn(sweep).await {
                 tracing::warn!(
                     event = "keeper",
                     error = chain(&error),
@@ -109,9 +110,13 @@ impl Keeper {
                 tokio::time::sleep(RETRY).await;
                 continue;
             }
+            sweep = false;
             tokio::select! {
                 () = self.hub.errands.notified() => {}
-                () = tokio::time::sleep(self.pause()) => self.hub.update(|index, now| index.time_has_passed(now)),
+                () = tokio::time::sleep(self.pause()) => {
+                    self.hub.update(|index, now| index.time_has_passed(now));
+                    sweep = true;
+                }
             }
         }
     }
@@ -168,9 +173,13 @@ impl Keeper {
         Ok(uid.as_deref() == Some(holder.uid.as_str()))
     }
 
-    /// Does all errands, and removes what is obsolete.
-    async fn turn(&self) -> Result<(), ApiError> {
+    /// Does all errands, and removes what is obsolete. Without errands, that is
+    /// looked for in a `sweep` only.
+    async fn turn(&self, sweep: bool) -> Result<(), ApiError> {
         let errands = self.hub.quietly(|index| index.take_errands());
+        if errands.is_empty() && !sweep {
+            return Ok(());
+        }
         let done = self.do_errands(&errands).await;
         if done.is_err() {
             self.hub.quietly(|index| {
@@ -414,7 +423,7 @@ mod tests {
             );
             Answer::ok(json!({"metadata": {"name": "pump-7"}, "spec": {}}))
         });
-        keeper.turn().await.unwrap();
+        keeper.turn(true).await.unwrap();
         server.done().await;
         assert!(keeper.hub.quietly(|index| index.take_errands()).is_empty());
     }
@@ -427,9 +436,9 @@ mod tests {
             .hub
             .update(|index, _| index.apply_device(pump(DeviceState::Suspended)));
         let server = server.expect(|_| Answer::status(500));
-        keeper.turn().await.unwrap_err();
+        keeper.turn(true).await.unwrap_err();
         let server = expect_entry(server, "suspended");
-        keeper.turn().await.unwrap();
+        keeper.turn(true).await.unwrap();
         server.done().await;
     }
 
@@ -500,7 +509,7 @@ mod tests {
             } else {
                 server
             };
-            keeper.turn().await.unwrap();
+            keeper.turn(true).await.unwrap();
             server.done().await;
         }
     }
@@ -526,7 +535,7 @@ mod tests {
             assert_eq!(call.body["data"], json!({ ended.key(): null }));
             Answer::ok(json!({"metadata": {}}))
         });
-        keeper.turn().await.unwrap();
+        keeper.turn(true).await.unwrap();
         server.done().await;
     }
 
@@ -555,7 +564,7 @@ mod tests {
         keeper
             .hub
             .update(|index, _| index.apply_device(pump(DeviceState::Revoked)));
-        assert!(matches!(keeper.turn().await, Err(ApiError::Full)));
+        assert!(matches!(keeper.turn(true).await, Err(ApiError::Full)));
         assert_eq!(*floors.borrow(), START.plus(1));
 
         // The trust set with the floor has come.
@@ -569,7 +578,7 @@ mod tests {
             );
             Answer::ok(json!({"metadata": {}}))
         });
-        assert!(matches!(keeper.turn().await, Err(ApiError::Full)));
+        assert!(matches!(keeper.turn(true).await, Err(ApiError::Full)));
         server.done().await;
     }
 }
