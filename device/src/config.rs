@@ -22,6 +22,21 @@ pub struct Config {
     pub inlets: Vec<InletConfig>,
     /// Loopback address of the HTTP proxy for `*.fairway.internal`; `null` for none.
     pub proxy: Option<SocketAddr>,
+    /// Whose time to believe.
+    pub clock: ClockConfig,
+}
+
+/// Whose time a device believes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClockConfig {
+    /// The authority's, signed, asked for at each start. Right for devices
+    /// without a clock that somebody sets; but one that restarts while the
+    /// authority is away waits for it before it calls anybody else.
+    #[default]
+    Authority,
+    /// The system's, as set by NTP or the like.
+    System,
 }
 
 /// One service that the device offers.
@@ -110,6 +125,7 @@ impl Default for Config {
             services: Vec::new(),
             inlets: Vec::new(),
             proxy: Some((Ipv4Addr::LOCALHOST, 7480).into()),
+            clock: ClockConfig::default(),
         }
     }
 }
@@ -217,6 +233,7 @@ mod tests {
         assert_eq!(config.proxy, Some("127.0.0.1:7480".parse().unwrap()));
         assert_eq!(read("").unwrap(), Config::default());
         assert_eq!(read("proxy: null").unwrap().proxy, None);
+        assert_eq!(read("clock: system").unwrap().clock, ClockConfig::System);
     }
 
     #[test]

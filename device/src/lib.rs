@@ -24,7 +24,7 @@ mod join;
 mod run;
 mod state;
 
-pub use self::config::{Config, ConfigError, InletConfig, ServiceConfig};
+pub use self::config::{ClockConfig, Config, ConfigError, InletConfig, ServiceConfig};
 pub use self::join::{JoinError, join};
 pub use self::run::{Device, RunError};
 pub use self::state::{Enrolment, StateDir, StateError};

@@ -13,7 +13,7 @@ use fairway_session::OpenRequest;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use crate::{Config, ConfigError, StateDir, StateError};
+use crate::{ClockConfig, Config, ConfigError, StateDir, StateError};
 
 /// Incoming streams that wait for a task; beyond it the endpoint refuses.
 const INCOMING: usize = 64;
@@ -160,8 +160,11 @@ fn settings(state: &Arc<StateDir>, config: &Config) -> Result<EndpointConfig, Ru
         .iter()
         .map(|service| (service.port, service.name.clone()))
         .collect();
-    settings.clock = ClockSource::Unknown {
-        floor: state.time_floor(),
+    settings.clock = match config.clock {
+        ClockConfig::Authority => ClockSource::Unknown {
+            floor: state.time_floor(),
+        },
+        ClockConfig::System => ClockSource::System,
     };
     settings.store = Some(Arc::clone(state) as _);
     Ok(settings)

@@ -335,7 +335,7 @@ struct CredentialFile {
 
 fn credential_json(credential: &SavedCredential) -> Zeroizing<Vec<u8>> {
     let file = CredentialFile {
-        secret: Zeroizing::new(BASE64.encode(&*credential.secret)),
+        secret: Zeroizing::new(BASE64.encode(*credential.secret)),
         lean: BASE64.encode(&credential.lean),
         full: BASE64.encode(&credential.full),
         renew_at: credential.renew_at.0,

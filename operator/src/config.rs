@@ -49,7 +49,7 @@ pub struct Args {
     #[arg(long, env = "FAIRWAY_SIDECAR_OTLP_ENDPOINT")]
     pub sidecar_otlp_endpoint: Option<String>,
     /// Whether probes of apps are pointed at their sidecar.
-    #[arg(long, env = "FAIRWAY_MOVE_PROBES", default_value = "false", action = clap::ArgAction::Set)]
+    #[arg(long, env = "FAIRWAY_MOVE_PROBES", default_value = "true", action = clap::ArgAction::Set)]
     pub move_probes: bool,
 
     /// Address of the webhook.

@@ -5,6 +5,7 @@
 //! bounded control messages on over a Unix socket.
 
 mod front;
+mod probe;
 mod run;
 
 use clap::{Parser, Subcommand};

@@ -17,6 +17,8 @@ use fairway_identity::{RootHash, TrustDomain};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
+use crate::probe;
+
 /// How long live connections may go on after SIGTERM. The app has ended by
 /// then: native sidecars get their signal last.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
@@ -51,6 +53,9 @@ pub(crate) struct RunArgs {
     /// Ports that may listen beyond loopback, separated by commas.
     #[arg(long, env = "FAIRWAY_ALLOW_EXPOSED_PORTS", value_delimiter = ',')]
     allow_exposed_ports: Vec<String>,
+    /// Probes of the pod's apps, as the injector writes them (JSON).
+    #[arg(long, env = "FAIRWAY_PROBES", default_value = "")]
+    probes: String,
     #[command(flatten)]
     admin: AdminArgs,
     #[command(flatten)]
@@ -61,6 +66,7 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<()> {
     let telemetry = args.log.init("fairway-sidecar")?;
     let inlets = inlets(&args.inlets)?;
     let exposed = exposed_ports(&args.allow_exposed_ports)?;
+    let probes = probe::parse(&args.probes)?;
     if !args.proxy_listen.ip().is_loopback() {
         bail!(
             "--proxy-listen {} is not loopback: whoever reaches it speaks with this pod's identity",
@@ -102,7 +108,15 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<()> {
     let shown = endpoint.clone();
     let state: DebugState =
         Arc::new(move || serde_json::to_value(shown.status()).unwrap_or_default());
-    let _admin = AdminServer::start(&args.admin, registry, readiness, drain.clone(), state).await?;
+    let _admin = AdminServer::start_with(
+        &args.admin,
+        registry,
+        readiness,
+        drain.clone(),
+        state,
+        probe::router(probes),
+    )
+    .await?;
     let waiting = endpoint.clone();
     tokio::spawn(async move {
         waiting.credentialed().await;
