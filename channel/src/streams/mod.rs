@@ -387,7 +387,10 @@ impl Streams {
         if !self.is_ours(id) {
             self.remote_over += 1;
             let max = self.remote_over + self.max_streams;
-            if max - self.remote_max >= (self.max_streams / 4).max(1) {
+            let quarter = (self.max_streams / 4).max(1);
+            // A peer that is short of streams waits for each one.
+            let is_short = self.remote_max - self.remote_next < quarter;
+            if max - self.remote_max >= quarter || is_short {
                 self.remote_max = max;
                 self.owes_max_streams = true;
             }

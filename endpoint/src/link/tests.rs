@@ -209,3 +209,30 @@ async fn who_asks_a_link_that_has_ended_is_told_at_once() {
     assert!(answer.await.is_err());
     assert_eq!(conn.ready().await.unwrap_err().code, code::LINK_LOST);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_quiet_streams_fit_and_one_more_waits_for_its_turn() {
+    let (collector, mut calls) = collector();
+    let pair = Pair::new(&pump(), &collector, COLLECTOR, 1 << 16);
+    let (sender, mut served) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(call) = calls.recv().await {
+            call.accept().unwrap();
+            sender.send(call).unwrap();
+        }
+    });
+    let mut streams = Vec::new();
+    for _ in 0..1_024 {
+        streams.push(open(&pair.conn).await.unwrap());
+    }
+    let conn = pair.conn.clone();
+    let waiting = tokio::spawn(async move { open(&conn).await });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(!waiting.is_finished());
+    drop((streams.pop(), served.recv().await));
+    timeout(Duration::from_secs(5), waiting)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+}
