@@ -1,6 +1,9 @@
 //! Fairway's own Deployments, for the scenarios that take them away.
 
+use std::panic::{AssertUnwindSafe, resume_unwind};
+
 use anyhow::{Context as _, Result, ensure};
+use futures::FutureExt as _;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
@@ -37,12 +40,30 @@ impl Cluster {
         self.rolled_out(deployment).await
     }
 
+    /// Does something while one of Fairway's Deployments has no pods, and
+    /// brings them back in any case: others need them.
+    ///
+    /// # Errors
+    /// Those of `work`, or the pods do not go or come back.
+    pub async fn without<T>(
+        &self,
+        deployment: &str,
+        work: impl AsyncFnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let done = match self.scale(deployment, 0).await {
+            Ok(()) => AssertUnwindSafe(work()).catch_unwind().await,
+            Err(error) => Ok(Err(error)),
+        };
+        self.scale(deployment, 1).await?;
+        done.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
     /// Sets how many pods one of Fairway's Deployments has, and waits until it
     /// is so.
     ///
     /// # Errors
     /// It is not, for too long.
-    pub async fn scale(&self, deployment: &str, replicas: usize) -> Result<()> {
+    async fn scale(&self, deployment: &str, replicas: usize) -> Result<()> {
         let deployments = Api::<Deployment>::namespaced(self.client.clone(), SYSTEM);
         deployments
             .patch_scale(

@@ -41,16 +41,18 @@ pub async fn eventually<T>(
     mut probe: impl AsyncFnMut() -> Result<T>,
 ) -> Result<T> {
     let end = Instant::now() + limit;
+    let mut last = anyhow::anyhow!("the first try did not come to an end");
     loop {
-        // A probe that hangs is a failed probe.
         let error = match tokio::time::timeout_at(end, probe()).await {
             Ok(Ok(found)) => return Ok(found),
             Ok(Err(error)) => error,
-            Err(_) => anyhow::anyhow!("the last try did not come to an end"),
+            // Cut off: what the one before said tells more.
+            Err(_) => last,
         };
         if Instant::now() + PAUSE >= end {
             return Err(error.context(format!("waited {} s for {what}", limit.as_secs())));
         }
+        last = error;
         sleep(PAUSE).await;
     }
 }

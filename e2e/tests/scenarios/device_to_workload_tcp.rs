@@ -54,7 +54,7 @@ spec:
 ",
         )
         .await?;
-        let inlet = s.text("7=pump-7.$NS.device.fairway.internal:7000");
+        let inlet = s.text("7007=pump-7.$NS.device.fairway.internal:7000");
         let caller = s
             .app(App::caller("caller").annotated("fairway.dev/inlets", &inlet))
             .await?;
@@ -62,7 +62,7 @@ spec:
         device.serve().await?;
 
         let answer = caller
-            .app(&["tcp", "127.0.0.1:7", "to the device"])
+            .app(&["tcp", "127.0.0.1:7007", "to the device"])
             .await?
             .succeeded()?;
         assert_eq!(answer.trim_end(), "to the device");

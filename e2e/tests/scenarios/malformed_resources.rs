@@ -91,11 +91,14 @@ fn a_ticket_made_by_hand_is_refused() {
         };
         let message = s.refused(&ticket("another-name")).await?;
         assert!(message.contains("kubectl fairway ticket"), "{message}");
-        // This one has a name that the schema cannot find fault with: the
-        // operator does, and looks after others all the same.
-        s.apply(&ticket("pump-7-aaaaaaaaaa")).await?;
-        s.condition("EnrollmentTicket", "pump-7-aaaaaaaaaa", "Usable", "False")
+        // With nothing that the schema could find fault with, it is the
+        // operator that does, and looks after others all the same.
+        let orphan = ticket("pump-9-aaaaaaaaaa").replace("device: pump-7", "device: pump-9");
+        s.apply(&orphan).await?;
+        let why = s
+            .condition("EnrollmentTicket", "pump-9-aaaaaaaaaa", "Usable", "False")
             .await?;
+        assert!(why.contains("there is no DeviceIdentity pump-9"), "{why}");
         s.identity("pump-8").await?;
         s.condition("DeviceIdentity", "pump-8", "Ready", "True")
             .await?;

@@ -9,7 +9,7 @@ kind: ChannelPolicy
 metadata: {name: devices-may-echo}
 spec:
   target: {workloads: {podSelector: {matchLabels: {app: echo}}}}
-  from: [{devices: {namespaces: [$NS], any: true}}]
+  from: [{devices: {namespaces: [$NS], names: [pump-7]}}]
   to: [{port: 7000}]
 ";
 
