@@ -100,7 +100,7 @@ fn a_ticket_made_by_hand_is_refused() {
             .await?;
         assert!(why.contains("there is no DeviceIdentity pump-9"), "{why}");
         s.identity("pump-8").await?;
-        s.condition("DeviceIdentity", "pump-8", "Ready", "True")
+        s.condition("DeviceIdentity", "pump-8", "Enrolled", "False")
             .await?;
         Ok(())
     });

@@ -37,7 +37,7 @@ fn the_operator_can_be_replaced() {
         s.app(App::echo("new")).await?;
         // A leader is there: it writes conditions.
         s.identity("pump-8").await?;
-        s.condition("DeviceIdentity", "pump-8", "Ready", "True")
+        s.condition("DeviceIdentity", "pump-8", "Enrolled", "False")
             .await?;
         Ok(())
     });

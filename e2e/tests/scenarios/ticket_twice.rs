@@ -19,7 +19,7 @@ fn a_ticket_is_for_one_key() {
         let second = s.device("thief").await?;
         let said = second.join(&ticket).await?.failed()?;
         assert!(said.contains("ticket-used"), "{said}");
-        s.event("EnrollmentTicket", "ticket-used").await?;
+        s.event("EnrollmentTicket", "TicketReuseRefused").await?;
 
         first.join(&ticket).await?.succeeded()?;
         let now = s.object("DeviceIdentity", "pump-7", |_| true).await?;

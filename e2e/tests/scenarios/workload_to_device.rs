@@ -41,7 +41,7 @@ spec:
                 &[],
             )
             .await?
-            .is(403, &["policy-denied"])?;
+            .is(502, &["unknown-port"])?;
         caller
             .get(
                 &s.text("http://pump-8.$NS.device.fairway.internal:8080/"),
