@@ -62,6 +62,7 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    fairway_daemon::raise_open_files_limit();
     // One thread: the work is moving bytes, and a device has better use for its others.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fairway_daemon::Drain;
-use fairway_endpoint::portal::{Delivery, Inlet, InletError, Outlet, PortalMetrics, Proxy};
+use fairway_endpoint::portal::{Delivery, Inlet, InletError, Others, Outlet, PortalMetrics, Proxy};
 use fairway_endpoint::{
     ClockSource, CredentialSource, Endpoint, EndpointConfig, Metrics, OpenError, RelayUse,
     StartError, Status, Stream,
@@ -106,7 +106,8 @@ impl Device {
                 .await
                 .map_err(|source| RunError::Proxy { address, source })?;
             tokio::spawn(
-                Proxy::new(endpoint.clone(), portal_metrics).serve(listener, drain.clone()),
+                Proxy::new(endpoint.clone(), portal_metrics, Others::Refuse)
+                    .serve(listener, drain.clone()),
             );
         }
         Ok(Self { endpoint, drain })

@@ -1,5 +1,5 @@
 //! The injector against goldens: `testdata/inject/NAME.yaml` becomes
-//! `NAME.golden.yaml`. `UPDATE_GOLDENS=1 cargo test -p fairway-operator` renews
+//! `NAME.golden.yaml`. `FAIRWAY_UPDATE=1 cargo test -p fairway-operator` renews
 //! them; read the difference before you commit it.
 
 // Helpers of tests, which clippy does not know as such.
@@ -52,7 +52,7 @@ fn goldens() {
         let result = injected(&pod);
         let text = serde_yaml::to_string(&result).unwrap();
         let golden = path.with_extension("golden.yaml");
-        if std::env::var_os("UPDATE_GOLDENS").is_some() {
+        if std::env::var_os("FAIRWAY_UPDATE").is_some() {
             std::fs::write(&golden, &text).unwrap();
         }
         let expected = std::fs::read_to_string(&golden).unwrap_or_default();
@@ -213,6 +213,11 @@ fn some_pods_are_refused_with_what_to_write_instead() {
             inlets("1883=authority.fairway.internal:1"),
             "bad-annotation",
             "not for applications",
+        ),
+        (
+            inlets("80=m.factory.svc.fairway.internal:1"),
+            "bad-annotation",
+            "from 1024 up",
         ),
         (
             inlets("7490=m.factory.svc.fairway.internal:1"),

@@ -2,6 +2,7 @@
 //! read.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -49,6 +50,10 @@ struct Args {
     /// Connections at once; further ones are closed.
     #[arg(long, env = "FAIRWAY_CONNECTIONS_MAX", default_value_t = limits::CONNECTIONS_MAX)]
     connections_max: usize,
+    /// Threads that pass bytes on. One is the cheapest a byte; more replicas
+    /// scale better than more threads.
+    #[arg(long, env = "FAIRWAY_THREADS", default_value = "1")]
+    threads: NonZeroUsize,
     /// Seconds over which a drain tells links to move to another relay.
     #[arg(long, env = "FAIRWAY_DRAIN_SECONDS", default_value_t = limits::DRAIN_SPAN.as_secs())]
     drain_seconds: u64,
@@ -58,9 +63,21 @@ struct Args {
     log: LogArgs,
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    let mut runtime = match args.threads.get() {
+        // One thread passes bytes on without waking another for each of them.
+        1 => tokio::runtime::Builder::new_current_thread(),
+        n => {
+            let mut runtime = tokio::runtime::Builder::new_multi_thread();
+            runtime.worker_threads(n);
+            runtime
+        }
+    };
+    runtime.enable_all().build()?.block_on(run(args))
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
     let telemetry = args.log.init("fairway-relay")?;
     let open_files = raise_open_files_limit();
     tracing::info!(

@@ -28,6 +28,7 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    fairway_daemon::raise_open_files_limit();
     // One thread: a sidecar's work is moving bytes, and an idle one should cost nothing.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use fairway_daemon::{AdminArgs, AdminServer, DebugState, Drain, LogArgs, Readiness, Registry};
 use fairway_endpoint::portal::{
-    Delivery, Inlet, InletSpec, ListenTable, Outlet, PortalMetrics, Proxy,
+    Delivery, Inlet, InletSpec, ListenTable, Others, Outlet, PortalMetrics, Proxy,
 };
 use fairway_endpoint::{CredentialSource, Endpoint, EndpointConfig, Metrics, RelayUse};
 use fairway_identity::{RootHash, TrustDomain};
@@ -47,6 +47,9 @@ pub(crate) struct RunArgs {
     /// Loopback address of the HTTP proxy for *.fairway.internal.
     #[arg(long, env = "FAIRWAY_PROXY_LISTEN", default_value = "127.0.0.1:7480")]
     proxy_listen: SocketAddr,
+    /// Connect the app to other hosts, too: for pods whose http_proxy is set.
+    #[arg(long, env = "FAIRWAY_PROXY_OTHERS", default_value_t = false)]
+    proxy_others: bool,
     /// Loopback ports that lead to one destination: PORT=HOST:PORT, separated by commas.
     #[arg(long, env = "FAIRWAY_INLETS", value_delimiter = ',')]
     inlets: Vec<String>,
@@ -67,6 +70,11 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<()> {
     let inlets = inlets(&args.inlets)?;
     let exposed = exposed_ports(&args.allow_exposed_ports)?;
     let probes = probe::parse(&args.probes)?;
+    let others = if args.proxy_others {
+        Others::Direct
+    } else {
+        Others::Refuse
+    };
     if !args.proxy_listen.ip().is_loopback() {
         bail!(
             "--proxy-listen {} is not loopback: whoever reaches it speaks with this pod's identity",
@@ -102,7 +110,7 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<()> {
     let listener = TcpListener::bind(args.proxy_listen)
         .await
         .with_context(|| format!("the proxy cannot listen on {}", args.proxy_listen))?;
-    tokio::spawn(Proxy::new(endpoint.clone(), portals).serve(listener, drain.clone()));
+    tokio::spawn(Proxy::new(endpoint.clone(), portals, others).serve(listener, drain.clone()));
 
     // Last: the startup probe asks here, and by now every listener is up.
     let shown = endpoint.clone();

@@ -15,6 +15,7 @@ pub mod http;
 mod inlet;
 mod listening;
 mod metrics;
+mod others;
 mod outlet;
 mod proxy;
 mod trace;
@@ -23,7 +24,7 @@ pub use self::inlet::{Inlet, InletError, InletSpec};
 pub use self::listening::{ListenTable, Listening};
 pub use self::metrics::PortalMetrics;
 pub use self::outlet::{Delivery, Outlet};
-pub use self::proxy::Proxy;
+pub use self::proxy::{Others, Proxy};
 
 /// Local connections that one portal serves at the same time; beyond it, new
 /// ones wait in the kernel's queue. An app that leaks connections then runs out

@@ -1,6 +1,6 @@
 //! The HTTP proxy through which apps call `*.fairway.internal`: absolute-form
 //! requests and CONNECT, HTTP/1.1 and h2c (RFC 9110 section 9.3.6, RFC 9112
-//! section 3.2.2). Other hosts are refused: this is no way out of the pod.
+//! section 3.2.2). Other hosts are refused, unless the pod opted in.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use super::access::{Connection, End};
 use super::forward::{self, Body, chain, refusal};
 use super::inlet::accept_loop;
 use super::metrics::{Direction, Outcome, PortalMetrics};
-use super::{http, trace};
+use super::{http, others, trace};
 use crate::{Endpoint, OpenError, Stream};
 
 /// The HTTP proxy for local apps.
@@ -27,6 +27,16 @@ use crate::{Endpoint, OpenError, Stream};
 pub struct Proxy {
     endpoint: Endpoint,
     metrics: PortalMetrics,
+    others: Others,
+}
+
+/// What becomes of hosts that are not under `fairway.internal`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Others {
+    /// 403 `foreign-host`.
+    Refuse,
+    /// They are connected to as if there were no proxy.
+    Direct,
 }
 
 /// Why a request names no destination.
@@ -41,13 +51,17 @@ enum BadTarget {
     #[error("CONNECT needs HOST:PORT")]
     NoPort,
     #[error("{0} is not under fairway.internal, and nothing else is reached through here")]
-    Foreign(String, #[source] fairway_identity::AddressError),
+    Foreign(Authority, #[source] fairway_identity::AddressError),
 }
 
 impl Proxy {
     /// A proxy that calls out through `endpoint`.
-    pub fn new(endpoint: Endpoint, metrics: PortalMetrics) -> Self {
-        Self { endpoint, metrics }
+    pub fn new(endpoint: Endpoint, metrics: PortalMetrics, others: Others) -> Self {
+        Self {
+            endpoint,
+            metrics,
+            others,
+        }
     }
 
     /// Serves until the drain begins; live connections go on until it stops.
@@ -90,6 +104,13 @@ impl Proxy {
     async fn handle(&self, request: Request<Incoming>, drain: &Drain) -> Response<Body> {
         let destination = match destination(&request) {
             Ok(destination) => destination,
+            Err(BadTarget::Foreign(host, _)) if self.others == Others::Direct => {
+                return if request.method() == Method::CONNECT {
+                    others::tunnel(&host, request).await
+                } else {
+                    others::forward(&host, request).await
+                };
+            }
             Err(error) => return bad_target(&error),
         };
         if request.method() == Method::CONNECT {
@@ -292,7 +313,7 @@ fn destination(request: &Request<Incoming>) -> Result<Destination, BadTarget> {
     let address: Address = authority
         .host()
         .parse()
-        .map_err(|source| BadTarget::Foreign(authority.host().to_owned(), source))?;
+        .map_err(|source| BadTarget::Foreign(authority.clone(), source))?;
     Ok(Destination { address, port })
 }
 

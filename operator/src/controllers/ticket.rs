@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use fairway_crds::conditions::{Observed, USABLE};
 use fairway_crds::{DeviceIdentity, DeviceState, EnrollmentTicket};
+use fairway_identity::ticket::resource_name;
+use fairway_identity::{Label, VerifyingKey};
 use futures::StreamExt;
 use jiff::{SignedDuration, Timestamp};
 use kube::api::{DeleteParams, Preconditions};
@@ -71,6 +73,13 @@ pub fn see(
             false,
             "Expired",
             format!("it was not used in time; make another by `kubectl fairway ticket {name}`"),
+        ),
+        (None, _) if !is_well_made(ticket) => (
+            false,
+            "Malformed",
+            format!(
+                "its name or public key is not that of a ticket; make tickets by `kubectl fairway ticket {name}`"
+            ),
         ),
         (None, TicketDevice::Missing) => (
             false,
@@ -229,21 +238,45 @@ async fn remove(controllers: &Controllers, ticket: &EnrollmentTicket) -> Result<
     }
 }
 
+/// Whether the authority would find the ticket by its key: the key is one, and
+/// the resource is named after device and key.
+fn is_well_made(ticket: &EnrollmentTicket) -> bool {
+    let key = ticket.spec.public_key.parse::<VerifyingKey>();
+    let device = Label::new(&ticket.spec.device);
+    match (key, device) {
+        (Ok(key), Ok(device)) => resource_name(&device, &key) == ticket.name_any(),
+        (Err(_), _) | (_, Err(_)) => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
+    use fairway_identity::{Ed25519Key, Signer as _};
+
     use super::*;
     use crate::testing::FakeApi;
 
-    const PATH: &str = "/apis/fairway.dev/v1alpha1/namespaces/factory/enrollmenttickets/pump-7-x";
+    static KEY: LazyLock<VerifyingKey> =
+        LazyLock::new(|| Ed25519Key::from_seed([7; 32]).verifying_key());
+    static NAME: LazyLock<String> =
+        LazyLock::new(|| resource_name(&Label::new("pump-7").unwrap(), &KEY));
+    static PATH: LazyLock<String> = LazyLock::new(|| {
+        format!(
+            "/apis/fairway.dev/v1alpha1/namespaces/factory/enrollmenttickets/{}",
+            *NAME
+        )
+    });
     const DEVICE: &str = "/apis/fairway.dev/v1alpha1/namespaces/factory/deviceidentities/pump-7";
 
     fn world(state: Option<&str>) -> FakeApi {
         let api = FakeApi::new();
         let metadata = |name: &str| json!({"name": name, "namespace": "factory", "uid": "u1", "generation": 1});
-        api.put(PATH, json!({
+        api.put(&PATH, json!({
             "apiVersion": "fairway.dev/v1alpha1", "kind": "EnrollmentTicket",
-            "metadata": metadata("pump-7-x"),
-            "spec": {"device": "pump-7", "publicKey": "k", "expiryTime": "1970-01-01T01:00:00Z"},
+            "metadata": metadata(&NAME),
+            "spec": {"device": "pump-7", "publicKey": KEY.to_string(), "expiryTime": "1970-01-01T01:00:00Z"},
         }));
         if let Some(state) = state {
             api.put(
@@ -259,10 +292,10 @@ mod tests {
 
     async fn turn(api: &FakeApi, now: i64) -> Option<String> {
         let controllers = Controllers::for_tests(api.client());
-        let ticket = serde_json::from_value(api.get(PATH).unwrap()).unwrap();
+        let ticket = serde_json::from_value(api.get(&PATH).unwrap()).unwrap();
         let now = Timestamp::from_second(now).unwrap();
         reconcile(&controllers, &ticket, now).await.unwrap();
-        let condition = api.get(PATH)?["status"]["conditions"][0]["reason"].clone();
+        let condition = api.get(&PATH)?["status"]["conditions"][0]["reason"].clone();
         Some(condition.as_str().unwrap().to_owned())
     }
 
@@ -285,9 +318,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_ticket_that_no_device_could_use() {
+        let api = world(Some("Active"));
+        api.change(&PATH, |ticket| ticket["spec"]["publicKey"] = json!("k"));
+        assert_eq!(turn(&api, 0).await.unwrap(), "Malformed");
+        let other = Ed25519Key::from_seed([8; 32]).verifying_key().to_string();
+        api.change(&PATH, |ticket| ticket["spec"]["publicKey"] = json!(other));
+        assert_eq!(turn(&api, 0).await.unwrap(), "Malformed");
+    }
+
+    #[tokio::test]
     async fn a_used_ticket() {
         let api = world(Some("Active"));
-        api.change(PATH, |ticket| {
+        api.change(&PATH, |ticket| {
             ticket["status"] = json!({"usedTime": "1970-01-01T00:00:10Z"})
         });
         assert_eq!(turn(&api, 20).await.unwrap(), "Used");
@@ -303,11 +346,11 @@ mod tests {
     async fn one_that_was_made_anew_meanwhile_is_not_removed() {
         let api = world(Some("Active"));
         let controllers = Controllers::for_tests(api.client());
-        let ticket = serde_json::from_value(api.get(PATH).unwrap()).unwrap();
-        api.change(PATH, |ticket| ticket["metadata"]["uid"] = json!("u2"));
+        let ticket = serde_json::from_value(api.get(&PATH).unwrap()).unwrap();
+        api.change(&PATH, |ticket| ticket["metadata"]["uid"] = json!("u2"));
         reconcile(&controllers, &ticket, Timestamp::from_second(7200).unwrap())
             .await
             .unwrap();
-        assert!(api.get(PATH).is_some());
+        assert!(api.get(&PATH).is_some());
     }
 }

@@ -17,6 +17,10 @@ pub(super) struct Wishes {
     pub(super) move_probes: bool,
 }
 
+/// Lower ports need CAP_NET_BIND_SERVICE (ip(7), `ip_unprivileged_port_start`),
+/// and the restricted Pod Security Standard's sidecar runs without.
+const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
+
 /// A loopback port that leads to one destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Inlet {
@@ -54,6 +58,9 @@ pub enum AnnotationError {
     /// A port is one of the sidecar's.
     #[error("port {0} is the sidecar's own; choose another")]
     Reserved(u16),
+    /// The sidecar may not listen there.
+    #[error("port {0} needs a right that the sidecar does not have; choose one from 1024 up")]
+    Privileged(u16),
     /// There are too many entries.
     #[error("{count} entries are too many; at most {max} are possible")]
     TooMany {
@@ -117,6 +124,9 @@ fn inlets(text: &str) -> Result<Vec<Inlet>, AnnotationError> {
         let inlet = inlet(entry)?;
         if RESERVED_PORTS.contains(&inlet.port) {
             return Err(AnnotationError::Reserved(inlet.port));
+        }
+        if inlet.port < FIRST_UNPRIVILEGED_PORT {
+            return Err(AnnotationError::Privileged(inlet.port));
         }
         if inlets.iter().any(|other| other.port == inlet.port) {
             return Err(AnnotationError::Twice(inlet.port));

@@ -90,6 +90,9 @@ fn env(wishes: &Wishes, probes: &Probes, config: &InjectConfig) -> Vec<Value> {
     if !wishes.inlets.is_empty() {
         env.push(value("FAIRWAY_INLETS", &wishes.inlets_text()));
     }
+    if wishes.http_proxy_env {
+        env.push(value("FAIRWAY_PROXY_OTHERS", "true"));
+    }
     if !wishes.exposed_ports.is_empty() {
         env.push(value(
             "FAIRWAY_ALLOW_EXPOSED_PORTS",
