@@ -5,7 +5,7 @@
 //! Fairway; it does what users do, with their tools (helm, `kubectl fairway`,
 //! `fairway-device`), and sees what they see.
 //!
-//! Reading order: [`scenario`] (a namespace for each, cleaned up, and shown by `show` on
+//! Reading order: [`scenario()`] (a namespace for each, cleaned up, and shown by `show` on
 //! failure), [`cluster`] (installed once a run), [`objects`] and [`pod`] (the
 //! cluster's side), [`device`] (the other side), [`process`], [`lines`] and
 //! [`wait`] (every wait is for a state, and has a bound).
