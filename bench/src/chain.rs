@@ -31,6 +31,14 @@ pub struct Chain {
     _others: Vec<Process>,
 }
 
+impl Chain {
+    /// The last lines of each process.
+    pub fn logs(&self) -> String {
+        let tail = |process: &Process| format!("--- {}\n{}\n", process.name(), process.tail());
+        self.processes.iter().map(tail).collect()
+    }
+}
+
 /// Where the three apps are reached, at one hop of a chain.
 #[derive(Clone, Copy)]
 struct Hop {

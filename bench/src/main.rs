@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use fairway_bench::apps::Apps;
 use fairway_bench::chain::{self, Chain};
@@ -54,7 +54,8 @@ async fn main() -> Result<()> {
     ];
     for (name, make) in makers.into_iter().filter(|(name, _)| wanted(name)) {
         let chain = make()?;
-        for figure in measure::chain(&chain, scale).await? {
+        let figures = measure::chain(&chain, scale).await;
+        for figure in figures.with_context(|| format!("{name}:\n{}", chain.logs()))? {
             println!(
                 "bench {name}/{} {:.3} {}",
                 figure.name, figure.value, figure.unit

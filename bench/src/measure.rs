@@ -182,16 +182,8 @@ async fn wait_until_up(chain: &Chain) -> Result<()> {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    let logs = || {
-        chain
-            .processes
-            .iter()
-            .map(|p| format!("--- {}\n{}\n", p.name(), p.tail()))
-            .collect::<String>()
-    };
-    tokio::time::timeout(LIMIT, up)
-        .await
-        .map_err(|_| anyhow::anyhow!("{} did not come up:\n{}", chain.name, logs()))
+    let up = tokio::time::timeout(LIMIT, up).await;
+    up.map_err(|_| anyhow::anyhow!("it did not come up within {} s", LIMIT.as_secs()))
 }
 
 async fn connect(address: SocketAddr) -> Result<TcpStream> {

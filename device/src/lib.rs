@@ -16,7 +16,7 @@
 //! # }
 //! ```
 //!
-//! Reading order: [`StateDir`] (what is kept on disk), [`join`] (enrolment),
+//! Reading order: [`StateDir`] (what is kept on disk), [`join()`] (enrolment),
 //! [`Device`] (running), [`Config`].
 
 mod config;
