@@ -347,6 +347,7 @@ impl Streams {
             if index >= self.remote_next {
                 self.skipped.insert(self.remote_next..index + 1);
                 self.remote_next = index + 1;
+                self.give_streams_back();
             }
             if self.skipped.contains(index) {
                 self.skipped.remove(index..index + 1);
@@ -386,14 +387,20 @@ impl Streams {
         self.map.remove(&id);
         if !self.is_ours(id) {
             self.remote_over += 1;
-            let max = self.remote_over + self.max_streams;
-            let quarter = (self.max_streams / 4).max(1);
-            // A peer that is short of streams waits for each one.
-            let is_short = self.remote_max - self.remote_next < quarter;
-            if max - self.remote_max >= quarter || is_short {
-                self.remote_max = max;
-                self.owes_max_streams = true;
-            }
+            self.give_streams_back();
+        }
+    }
+
+    /// Lets the peer open as many streams as are over: a quarter of all at a
+    /// time, or each by itself while it is short of them and waits.
+    fn give_streams_back(&mut self) {
+        let max = self.remote_over + self.max_streams;
+        let quarter = (self.max_streams / 4).max(1);
+        let back = max - self.remote_max;
+        let is_short = self.remote_max - self.remote_next < quarter;
+        if back >= quarter || (back > 0 && is_short) {
+            self.remote_max = max;
+            self.owes_max_streams = true;
         }
     }
 }

@@ -191,6 +191,27 @@ fn the_number_of_streams_is_bounded_and_comes_back() {
     assert!(duo.a.channel.open(duo.now, Vec::new()).is_ok());
 }
 
+/// What was withheld while the peer had plenty comes when it runs short, though
+/// no stream ends then.
+#[test]
+fn all_streams_can_be_open_after_others_are_over() {
+    let some = Config::new().max_streams(16).unwrap();
+    let mut duo = Duo::ready(Config::new(), some);
+    for _ in 0..3 {
+        let over = stream(&mut duo);
+        let reason = Reason::new(Code::DONE, "done");
+        duo.a.channel.reset(duo.now, over, reason);
+        duo.rest();
+    }
+    for n in 0..16 {
+        let opened = duo.a.channel.open(duo.now, Vec::new());
+        assert!(opened.is_ok(), "{n} are open: {opened:?}");
+        duo.rest();
+    }
+    let more = duo.a.channel.open(duo.now, Vec::new());
+    assert_eq!(more, Err(OpenError::TooMany));
+}
+
 #[test]
 fn a_silent_channel_is_kept_alive() {
     let mut duo = ready();
