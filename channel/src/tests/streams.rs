@@ -202,6 +202,7 @@ fn all_streams_can_be_open_after_others_are_over() {
         let reason = Reason::new(Code::DONE, "done");
         duo.a.channel.reset(duo.now, over, reason);
         duo.rest();
+        duo.b.events.clear();
     }
     for n in 0..16 {
         let opened = duo.a.channel.open(duo.now, Vec::new());
