@@ -1,7 +1,7 @@
 //! Both replicas of the operator go: what is live goes on, and afterwards pods
 //! are injected and resources looked after as before.
 
-use fairway_e2e::{App, SOON, alone};
+use fairway_e2e::{App, SOON, alone, eventually, wait};
 
 const POLICY: &str = r"
 apiVersion: fairway.dev/v1alpha1
@@ -34,7 +34,12 @@ fn the_operator_can_be_replaced() {
                 line == format!("line {}", seen + 2)
             })
             .await?;
-        s.app(App::echo("new")).await?;
+        // Both were killed without warning: until kube-proxy knows the new ones,
+        // the API server finds nobody to ask, and says so.
+        eventually("the injector to be reached", wait::LATER, async || {
+            s.app(App::echo("new")).await
+        })
+        .await?;
         // A leader is there: it writes conditions.
         s.identity("pump-8").await?;
         s.condition("DeviceIdentity", "pump-8", "Enrolled", "False")
