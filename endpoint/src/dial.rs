@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use fairway_control::link::CircuitId;
+use fairway_control::link::{CircuitId, Instance};
 use fairway_control::{Reason, reason};
 use fairway_identity::{Address, HostPort};
 use fairway_session::{Local, Refusal};
@@ -108,7 +108,7 @@ impl Node {
                 continue;
             };
             let conn = self.dial_on(link.clone(), circuit.0, to, local.clone())?;
-            match ask(&link, circuit, to.clone(), Some(conn.clone())).await {
+            match ask(&link, circuit, to.clone(), None, Some(conn.clone())).await {
                 Ok(()) => return Ok(conn),
                 Err(reason) if is_passing(&reason) => {}
                 Err(reason) => return Err(refused(to, &reason)),
@@ -139,7 +139,7 @@ impl Node {
         loop {
             for link in links.borrow_and_update().iter() {
                 if link.is_up() && asked.insert(link.id) {
-                    answers.push(join(link.clone(), to.clone()));
+                    answers.push(join(link.clone(), to.clone(), None));
                 }
             }
             if answers.is_empty()
@@ -183,14 +183,18 @@ pub(crate) async fn connect(to: &HostPort) -> std::io::Result<TcpStream> {
     Ok(io)
 }
 
-async fn join(link: Arc<LinkShared>, to: Address) -> Result<JoinedCircuit, Reason> {
+async fn join(
+    link: Arc<LinkShared>,
+    to: Address,
+    instance: Option<Instance>,
+) -> Result<JoinedCircuit, Reason> {
     let circuit = link.take_circuit().ok_or_else(link_lost)?;
     let joined = JoinedCircuit {
         link,
         circuit,
         is_attached: false,
     };
-    ask(&joined.link, circuit, to, None).await?;
+    ask(&joined.link, circuit, to, instance, None).await?;
     Ok(joined)
 }
 
@@ -199,12 +203,14 @@ async fn ask(
     link: &LinkShared,
     circuit: CircuitId,
     destination: Address,
+    instance: Option<Instance>,
     conn: Option<Arc<Conn>>,
 ) -> Result<(), Reason> {
     let (reply, answer) = oneshot::channel();
     link.command(Command::Open {
         circuit,
         destination,
+        instance,
         conn,
         reply,
     });

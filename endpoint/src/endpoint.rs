@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use fairway_daemon::Acceptor;
 use fairway_identity::{Address, SpiffeId};
 use fairway_session::{Grant, Local, Now, OpenRequest, Refusal, Rules, code};
 use tokio::net::TcpListener;
@@ -67,6 +68,7 @@ impl Endpoint {
         let listener = match &config.listen {
             Some(listen) => {
                 let bound = TcpListener::bind(listen.address).await;
+                let bound = bound.and_then(Acceptor::new);
                 Some(bound.map_err(|source| StartError::Listen {
                     address: listen.address,
                     source,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use fairway_daemon::Rate;
+
 /// A call waits this long for credential, link, session and the peer's yes
 /// together: a person's patience, and less than most HTTP clients' timeout.
 pub const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -13,19 +15,37 @@ pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// within half a minute.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
+/// A relay that has not answered by then is not waited for alone: the next one
+/// is tried beside it. As RFC 8305 has it for addresses.
+pub const RACE_STEP: Duration = Duration::from_millis(300);
+
+/// Relays that are tried at the same time.
+pub const RACERS_MAX: usize = 4;
+
 /// A TCP connect that takes longer has failed.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A link must be authenticated this long after it was accepted or connected.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Accepted links that have not been authenticated; further ones are closed at
-/// once. At about 10 KiB of handshake state each this is 2.5 MiB.
+/// Accepted links that have not been authenticated. At about 10 KiB of
+/// handshake state each this is 2.5 MiB. When there are more, the oldest of the
+/// address that has most of them gives way.
 pub const HALF_OPEN_LINKS_MAX: usize = 256;
+
+/// New links at the authority's front, from everywhere together: each is a
+/// handshake of 0.15 ms at this end.
+pub const ACCEPTS: Rate = Rate {
+    per_second: 1_000,
+    burst: 2_000,
+};
 
 /// The same from one address. A pod has no use for more than one at a time,
 /// but some networks hide all pods of a node behind one address.
-pub const HALF_OPEN_PER_ADDRESS_MAX: usize = 64;
+pub const ACCEPTS_PER_SOURCE: Rate = Rate {
+    per_second: 250,
+    burst: 500,
+};
 
 /// Links accepted in all, by the authority's front.
 pub const ACCEPTED_LINKS_MAX: usize = 8_192;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use fairway_control::Reason;
+use fairway_control::link::Instance;
 use fairway_identity::{
     Address, Clock, HostPort, Label, RootHash, SpiffeId, Subject, TrustDomain, UnixSeconds,
     VerifiedTrustSet,
@@ -31,6 +32,8 @@ pub(crate) struct Node {
     pub(crate) metrics: Metrics,
     pub(crate) trust_domain: TrustDomain,
     pub(crate) pin: RootHash,
+    /// Names this process: what it registers with, and what its hellos show.
+    pub(crate) instance: Instance,
     pub(crate) source: CredentialSource,
     pub(crate) authority: Option<HostPort>,
     pub(crate) relay_use: RelayUse,
@@ -127,6 +130,7 @@ impl Node {
             metrics: config.metrics,
             trust_domain: config.trust_domain,
             pin: config.pin,
+            instance: Instance(instance),
             source: config.credential,
             authority: config.authority,
             relay_use: config.relay_use,

@@ -1,11 +1,13 @@
 //! Keeping links to relays: one or all of those that are known, again and
-//! again, each new credential on a new link before the old one goes.
+//! again, and wherever it can be, the new link before the old one goes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fairway_identity::{Address, HostPort};
 use fairway_session::code;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +15,7 @@ use crate::backoff::Backoff;
 use crate::config::{CredentialSource, RelayUse};
 use crate::conn::Conn;
 use crate::dial::connect;
-use crate::limits::{BACKOFF_MAX, BACKOFF_MIN, REGISTER_TIMEOUT};
+use crate::limits::{BACKOFF_MAX, BACKOFF_MIN, RACE_STEP, RACERS_MAX, REGISTER_TIMEOUT};
 use crate::link::{Command, Driver, LinkKind, LinkShared, LinkState};
 use crate::node::Node;
 use crate::random::random_u64;
@@ -74,16 +76,16 @@ struct Held {
 /// Keeps one link.
 async fn keep(node: &Arc<Node>, choice: Choice) {
     let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
-    let mut turn = random_u64();
     let mut held: Option<Held> = None;
+    // Tried after all others: it was lost, or has told us to go.
+    let mut last: Option<HostPort> = None;
     loop {
         wait_until_useful(node).await;
-        turn = turn.wrapping_add(1);
-        let Some(relay) = choose(node, &choice, turn).await else {
+        let Some(candidates) = candidates(node, &choice, last.as_ref()).await else {
             return;
         };
-        match link_up(node, &relay).await {
-            Ok(link) => {
+        match race(node, candidates).await {
+            Ok((relay, link)) => {
                 backoff.reset();
                 tracing::info!(event = "link-up", relay = %relay, "linked to a relay");
                 let new = Held::new(node, link);
@@ -93,19 +95,20 @@ async fn keep(node: &Arc<Node>, choice: Choice) {
                 }
                 let why = held.insert(new).serve(&choice).await;
                 tracing::info!(event = "link-down", relay = %relay, "{why}");
-                if !matches!(why, Left::Renew) {
+                if !why.is_left_for_another(&choice) {
                     held = None;
                 }
+                last = (!matches!(why, Left::Renew)).then_some(relay);
                 continue;
             }
             Err(error) => {
                 node.metrics.link_failures.inc();
-                tracing::warn!(event = "link-failed", relay = %relay, error, "cannot link to a relay");
-                node.note(|notes| notes.link_error = Some(format!("{relay}: {error}")));
+                tracing::warn!(event = "link-failed", error, "cannot link to a relay");
+                node.note(|notes| notes.link_error = Some(error));
             }
         }
         tokio::time::sleep(backoff.next_wait()).await;
-        if held.as_ref().is_some_and(|held| !held.link.is_up()) {
+        if held.as_ref().is_some_and(Held::is_over) {
             held = None;
         }
     }
@@ -124,7 +127,23 @@ enum Left {
     Unknown,
 }
 
+impl Left {
+    /// Whether the link is of use until there is another. A keeper of one
+    /// relay has no other to go to; others keep the links to theirs.
+    fn is_left_for_another(&self, choice: &Choice) -> bool {
+        match self {
+            Self::Renew => true,
+            Self::Drained => matches!(choice, Choice::Any),
+            Self::Ended(_) | Self::Unknown => false,
+        }
+    }
+}
+
 impl Held {
+    fn is_over(&self) -> bool {
+        matches!(self.link.state(), LinkState::Closed(_))
+    }
+
     fn new(node: &Arc<Node>, link: Arc<LinkShared>) -> Self {
         node.links.send_modify(|links| links.push(link.clone()));
         Self {
@@ -219,14 +238,66 @@ async fn wait_until_useful(node: &Node) {
     }
 }
 
-async fn choose(node: &Node, choice: &Choice, turn: u64) -> Option<HostPort> {
-    match choice {
-        Choice::This(relay) => Some(relay.clone()),
-        Choice::Any => {
-            let mut relays = node.relays.subscribe();
-            let known = relays.wait_for(|relays| !relays.is_empty()).await.ok()?;
-            let at = usize::try_from(turn % known.len() as u64).unwrap_or_default();
-            known.get(at).cloned()
+/// The relays to try, in this order: from a random one on, so that devices
+/// spread, and `last` at the end.
+async fn candidates(
+    node: &Node,
+    choice: &Choice,
+    last: Option<&HostPort>,
+) -> Option<Vec<HostPort>> {
+    if let Choice::This(relay) = choice {
+        return Some(vec![relay.clone()]);
+    }
+    let mut relays = node.relays.subscribe();
+    let known = relays.wait_for(|relays| !relays.is_empty()).await.ok()?;
+    let mut candidates = known.clone();
+    drop(known);
+    let first = usize::try_from(random_u64() % candidates.len() as u64).unwrap_or_default();
+    candidates.rotate_left(first);
+    let key = |relay: &HostPort| last.is_some_and(|last| last.to_string() == relay.to_string());
+    // A stable sort: the others keep their order.
+    candidates.sort_by_key(key);
+    Some(candidates)
+}
+
+/// Tries `candidates` one after the other, the next one when an earlier one has
+/// failed or taken too long: the first that accepts us wins.
+async fn race(
+    node: &Arc<Node>,
+    candidates: Vec<HostPort>,
+) -> Result<(HostPort, Arc<LinkShared>), String> {
+    let mut waiting = candidates.into_iter().peekable();
+    let mut attempts = FuturesUnordered::new();
+    let mut last_error = "no relay is known".to_owned();
+    loop {
+        if attempts.len() < RACERS_MAX
+            && let Some(relay) = waiting.next()
+        {
+            attempts.push(async move {
+                let result = link_up(node, &relay).await;
+                (relay, result)
+            });
+        } else if attempts.is_empty() {
+            return Err(last_error);
+        }
+        let is_next_due = attempts.len() < RACERS_MAX && waiting.peek().is_some();
+        tokio::select! {
+            Some((relay, result)) = attempts.next() => match result {
+                Ok(link) => return Ok((relay, link)),
+                Err(error) => last_error = format!("{relay}: {error}"),
+            },
+            () = tokio::time::sleep(RACE_STEP), if is_next_due => {}
+        }
+    }
+}
+
+/// A link that is given up if nobody wants it in the end.
+struct Attempt(Option<Arc<LinkShared>>);
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if let Some(link) = self.0.take() {
+            link.command(Command::Drain);
         }
     }
 }
@@ -241,12 +312,16 @@ async fn link_up(node: &Arc<Node>, relay: &HostPort) -> Result<Arc<LinkShared>, 
         .map_err(|e| e.to_string())?;
     let driver = Driver::new(node.clone(), conn.clone(), io, None);
     node.tasks.spawn(driver.run());
+    let mut attempt = Attempt(Some(link.clone()));
     let mut state = link.watch();
     let settled = state
         .wait_for(|state| !matches!(state, LinkState::Starting))
         .await;
     match settled.as_deref() {
-        Ok(LinkState::Up { .. }) => Ok(link.clone()),
+        Ok(LinkState::Up { .. }) => {
+            attempt.0 = None;
+            Ok(link.clone())
+        }
         Ok(LinkState::Closed(why)) => {
             forget_refused_credential(node, &conn, generation);
             Err(why.clone())

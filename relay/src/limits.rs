@@ -5,16 +5,33 @@ use std::time::Duration;
 use crate::core::{Budget, Budgets, Rate};
 
 /// Links that may be in their handshake at once. At about 10 KiB of handshake
-/// state each this is 10 MiB; when there are more, the oldest is closed, so
-/// that connections which say nothing cannot keep others out.
+/// state each this is 10 MiB; when there are more, the oldest of the source that
+/// has most of them gives way, so that connections which say nothing cannot
+/// keep others out.
 pub const HALF_OPEN_LINKS_MAX: usize = 1_024;
 
-/// Connections at once, in whatever state: what the process's memory and files
-/// are planned for.
-pub const CONNECTIONS_MAX: usize = 32_768;
+/// Connections at once, in whatever state: the links of all budgets, and those
+/// in their handshake.
+pub const CONNECTIONS_MAX: usize = BUDGETS.workload.links
+    + BUDGETS.device.links
+    + BUDGETS.expired.links
+    + BUDGETS.anonymous.links
+    + HALF_OPEN_LINKS_MAX;
 
-/// After a connection could not be accepted for want of files.
-pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// New connections from everywhere together. A handshake takes 0.15 ms at this
+/// end, so this is a third of a core; a fleet of 30,000 devices is back in a
+/// quarter of a minute.
+pub const ACCEPTS: Rate = Rate {
+    per_second: 2_000,
+    burst: 4_000,
+};
+
+/// New connections from one source, which may be a node that hides the
+/// addresses of a whole fleet: so half of all.
+pub const ACCEPTS_PER_SOURCE: Rate = Rate {
+    per_second: 1_000,
+    burst: 2_000,
+};
 
 /// A link must be authenticated this long after it was accepted. Generous for
 /// a radio link with a round trip of a second.
@@ -47,6 +64,11 @@ pub const READ_SIZE_MAX: usize = 256 * 1024;
 
 /// Links that register one name: pods behind a Service. Routing looks at each.
 pub const LINKS_PER_NAME_MAX: usize = 1_024;
+
+/// Circuits between one identity, over all of its links, and one link. A
+/// session needs one, and a second while it moves; a device that calls each of
+/// the 16 Services of a pod has 32.
+pub const CIRCUITS_PER_PAIR_MAX: usize = 32;
 
 /// Names that one link registers: as in one registration message.
 pub const NAMES_PER_LINK_MAX: usize = fairway_control::limits::NAMES_MAX;
@@ -119,6 +141,13 @@ pub const DRAIN_TICK: Duration = Duration::from_millis(100);
 /// A link that was closed has this long to take the reason.
 pub const CLOSE_LINGER: Duration = Duration::from_secs(1);
 
+/// Names that one link may register or deregister: all of them at each change
+/// of a pod, and that a few times in a row.
+const NAME_CHANGES: Rate = Rate {
+    per_second: 10,
+    burst: 10 * NAMES_PER_LINK_MAX as u32,
+};
+
 /// What each kind of peer may use.
 pub const BUDGETS: Budgets = Budgets {
     workload: Budget {
@@ -133,6 +162,7 @@ pub const BUDGETS: Budgets = Budgets {
             per_second: 2_000,
             burst: 20_000,
         },
+        names_per_link: NAME_CHANGES,
         bytes_per_circuit: None,
         lifetime: None,
     },
@@ -150,6 +180,7 @@ pub const BUDGETS: Budgets = Budgets {
             per_second: 50,
             burst: 500,
         },
+        names_per_link: NAME_CHANGES,
         bytes_per_circuit: None,
         lifetime: None,
     },
@@ -167,6 +198,7 @@ pub const BUDGETS: Budgets = Budgets {
             per_second: 1,
             burst: 8,
         },
+        names_per_link: NAME_CHANGES,
         bytes_per_circuit: Some(256 * 1024),
         lifetime: Some(Duration::from_secs(60)),
     },
@@ -184,6 +216,7 @@ pub const BUDGETS: Budgets = Budgets {
             per_second: 1,
             burst: 8,
         },
+        names_per_link: NAME_CHANGES,
         bytes_per_circuit: Some(256 * 1024),
         lifetime: Some(Duration::from_secs(60)),
     },

@@ -14,6 +14,7 @@ use bytes::BytesMut;
 use thiserror::Error;
 
 use crate::limits::{LINK_HEADER, LINK_PAYLOAD_MAX};
+use crate::reason::Reason;
 
 /// A circuit on one link.
 ///
@@ -63,14 +64,19 @@ impl std::fmt::Display for CircuitId {
 pub enum FrameKind {
     /// One packet of the circuit's session.
     Data,
+    /// Whoever accepted the connection does not want the link, and says why
+    /// without a session, which would cost what it has not got.
+    Refused,
 }
 
 impl FrameKind {
     const DATA: u8 = 0;
+    const REFUSED: u8 = 1;
 
     fn from_byte(byte: u8) -> Result<Self, FrameError> {
         match byte {
             Self::DATA => Ok(Self::Data),
+            Self::REFUSED => Ok(Self::Refused),
             other => Err(FrameError::UnknownType(other)),
         }
     }
@@ -78,6 +84,7 @@ impl FrameKind {
     fn byte(self) -> u8 {
         match self {
             Self::Data => Self::DATA,
+            Self::Refused => Self::REFUSED,
         }
     }
 }
@@ -189,13 +196,20 @@ pub fn take_run(buffer: &mut BytesMut, max_bytes: usize) -> Result<Option<Run>, 
     if buffer.len() < first.frame_len() {
         return Ok(None);
     }
+    if first.kind == FrameKind::Refused {
+        return Err(refusal_in(&buffer[LINK_HEADER..first.frame_len()]));
+    }
     let mut end = first.frame_len();
     let mut frames = 1;
     // A bad header further on is left for the next call: what came before it
     // is good and its circuit must not lose it.
     while let Ok(Some(next)) = Header::peek(&buffer[end..]) {
         let next_end = end + next.frame_len();
-        if next.circuit != first.circuit || next_end > buffer.len() || next_end > max_bytes {
+        if next.kind != first.kind
+            || next.circuit != first.circuit
+            || next_end > buffer.len()
+            || next_end > max_bytes
+        {
             break;
         }
         end = next_end;
@@ -223,9 +237,32 @@ pub fn rewrite_circuits(frames: &mut [u8], circuit: CircuitId) {
     );
 }
 
+/// The frame that refuses a link: all that whoever accepted it ever sends.
+pub fn refused_frame(reason: &Reason) -> Vec<u8> {
+    let payload = minicbor::to_vec(reason).expect("encoding into a Vec cannot fail");
+    let head = header(FrameKind::Refused, CircuitId::LINK, payload.len())
+        .expect("a reason is far shorter than a frame can be");
+    [&head[..], &payload].concat()
+}
+
+fn refusal_in(payload: &[u8]) -> FrameError {
+    let reason = minicbor::decode::<Reason>(payload).ok();
+    match reason.filter(|reason| reason.check().is_ok()) {
+        Some(reason) => FrameError::Refused(Box::new(reason)),
+        None => FrameError::Malformed,
+    }
+}
+
 /// The other end of the link sends no frames of ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FrameError {
+    /// The other end does not want the link. Nothing proves who said so: good
+    /// for a log, and for trying elsewhere.
+    #[error("the link was refused: {0}")]
+    Refused(Box<Reason>),
+    /// A refusal without a reason that can be read.
+    #[error("the link was refused without a readable reason")]
+    Malformed,
     /// A reserved type number.
     #[error("link frame of unknown type {0}; the other end is newer or is no Fairway link")]
     UnknownType(u8),
@@ -271,6 +308,28 @@ mod tests {
         let head = [0, a, b, c, 0, 0, 0, 2];
         assert_eq!(Header::peek(&head), Err(FrameError::TooLarge { length }));
         assert_eq!(Header::peek(&[9; 8]), Err(FrameError::UnknownType(9)));
+    }
+
+    #[test]
+    fn a_refusal_ends_the_link_with_its_reason() {
+        let reason = Reason::new("overloaded", "try another relay");
+        let mut buffer = BytesMut::new();
+        put(&mut buffer, 0, b"good");
+        let whole = refused_frame(&reason);
+        buffer.extend_from_slice(&whole[..whole.len() - 1]);
+        let run = take_run(&mut buffer, usize::MAX).unwrap().unwrap();
+        assert_eq!((run.frames(), run.payload_len()), (1, 4));
+        assert!(take_run(&mut buffer, usize::MAX).unwrap().is_none());
+        buffer.extend_from_slice(&whole[whole.len() - 1..]);
+        assert_eq!(
+            take_run(&mut buffer, usize::MAX).unwrap_err(),
+            FrameError::Refused(Box::new(reason))
+        );
+        let mut empty = BytesMut::from(&[1, 0, 0, 0, 0, 0, 0, 0][..]);
+        assert_eq!(
+            take_run(&mut empty, usize::MAX).unwrap_err(),
+            FrameError::Malformed
+        );
     }
 
     #[test]

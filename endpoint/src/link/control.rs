@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use fairway_channel::{ReadOutcome, StreamId};
-use fairway_control::link::{CircuitId, ToEndpoint, ToRelay};
+use fairway_control::link::{CircuitId, Instance, ToEndpoint, ToRelay};
 use fairway_control::{FrameReader, Reason, frame, reason};
 use fairway_identity::Address;
 use fairway_session::OpenRequest;
@@ -22,8 +22,8 @@ use crate::limits::{
 };
 
 /// What is under way on the control stream.
-#[derive(Default)]
 pub(super) struct LinkControl {
+    instance: Instance,
     stream: Option<StreamId>,
     input: FrameReader,
     output: BytesMut,
@@ -38,6 +38,20 @@ pub(super) struct LinkControl {
 }
 
 impl LinkControl {
+    pub(super) fn new(instance: Instance) -> Self {
+        Self {
+            instance,
+            stream: None,
+            input: FrameReader::new(),
+            output: BytesMut::new(),
+            is_full: false,
+            wanted: Arc::default(),
+            asked: BTreeSet::new(),
+            registered: BTreeSet::new(),
+            retry_at: None,
+        }
+    }
+
     pub(super) fn is_on(&self, stream: StreamId) -> bool {
         self.stream == Some(stream)
     }
@@ -87,7 +101,8 @@ impl LinkControl {
             self.send(&ToRelay::Deregister { names: gone });
         }
         if !new.is_empty() {
-            self.send(&ToRelay::Register { names: new });
+            let (names, instance) = (new, self.instance);
+            self.send(&ToRelay::Register { names, instance });
         }
     }
 }
@@ -98,9 +113,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             Command::Open {
                 circuit,
                 destination,
+                instance,
                 conn,
                 reply,
-            } => self.open_circuit(circuit, destination, conn, reply),
+            } => self.open_circuit(circuit, destination, instance, conn, reply),
             Command::Attach(conn) => match self.circuits.get_mut(&conn.circuit) {
                 Some(circuit) => {
                     let id = conn.circuit;
@@ -252,6 +268,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
                     self.make_ready(circuit.0);
                 }
             }
+            // Sessions that can move are not there yet.
+            ToEndpoint::Move { .. } => {}
             ToEndpoint::Drain => {
                 // The keeper of this link makes another and then drains this one.
                 self.shared.set_state(LinkState::Draining);
@@ -264,6 +282,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         &mut self,
         circuit: CircuitId,
         destination: Address,
+        instance: Option<Instance>,
         conn: Option<Arc<Conn>>,
         reply: oneshot::Sender<Result<(), Reason>>,
     ) {
@@ -282,6 +301,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         self.control.send(&ToRelay::Open {
             circuit,
             destination,
+            instance,
         });
         let mut entry = Circuit::new(conn);
         entry.reply = Some(reply);

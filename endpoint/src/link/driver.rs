@@ -15,14 +15,15 @@ use fairway_channel::Batch;
 use fairway_channel::limits::MAX_BATCH;
 use fairway_control::limits::LINK_HEADER;
 use fairway_control::link::{CircuitId, FrameError, FrameKind, Run, header};
+use fairway_daemon::Entry;
 use fairway_session::Refusal;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
+use super::LinkReader;
 use super::circuit::{Circuit, Timers};
 use super::control::LinkControl;
 use super::shared::{LinkKind, LinkShared, LinkState};
-use super::{HalfOpen, LinkReader};
 use crate::conn::{Conn, Notice, Polled, Progress, lost};
 use crate::limits::{BATCHES_PER_SESSION, BATCHES_PER_TURN, QUIET, READ_SIZE_MAX, READS_PER_TURN};
 use crate::node::Node;
@@ -37,7 +38,7 @@ pub(crate) enum LinkEnd {
     #[error("the connection broke")]
     Io(#[from] io::Error),
     /// What came is not a link.
-    #[error("the other end does not speak the link protocol")]
+    #[error("{0}")]
     Frame(#[from] FrameError),
     /// The link's own session ended.
     #[error("{0}")]
@@ -45,6 +46,9 @@ pub(crate) enum LinkEnd {
     /// The other end sent nonsense on the control stream, or too little.
     #[error("bad link control message: {0}")]
     Control(String),
+    /// Others needed its place before it was authenticated.
+    #[error("too many links that have not been authenticated")]
+    Evicted,
     /// This side closed it.
     #[error("closed by this side")]
     Closed,
@@ -75,8 +79,10 @@ pub(crate) struct Driver<IO> {
     pub(super) draining: bool,
     /// Circuits whose dialler has not shown who they are.
     pub(super) n_half_open: usize,
-    /// Counts this link as not authenticated while held.
-    half_open: Option<HalfOpen>,
+    /// Counts this link, if it was accepted.
+    entry: Option<Entry>,
+    /// Whoever accepted it does not know who is at the other end.
+    is_half_open: bool,
     read_at: Instant,
     holds_buffers: bool,
     n_batches: usize,
@@ -86,13 +92,9 @@ pub(crate) struct Driver<IO> {
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
     /// A driver whose circuit 0 carries `conn`.
-    pub(crate) fn new(
-        node: Arc<Node>,
-        conn: Arc<Conn>,
-        io: IO,
-        half_open: Option<HalfOpen>,
-    ) -> Self {
+    pub(crate) fn new(node: Arc<Node>, conn: Arc<Conn>, io: IO, entry: Option<Entry>) -> Self {
         let mut driver = Self {
+            control: LinkControl::new(node.instance),
             node,
             shared: conn.link.clone(),
             io,
@@ -106,10 +108,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             timers: Timers::default(),
             sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
             polled: Polled::default(),
-            control: LinkControl::default(),
             draining: false,
             n_half_open: 0,
-            half_open,
+            is_half_open: entry.is_some(),
+            entry,
             read_at: Instant::now(),
             holds_buffers: false,
             n_batches: 0,
@@ -142,6 +144,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
         self.n_batches = 0;
+        self.heed_eviction(cx)?;
         self.take_work(cx)?;
         self.fire_timers(cx);
         let mut n_reads = 0;
@@ -164,6 +167,16 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         self.end_if_drained()?;
         self.arm(cx);
         Ok(())
+    }
+
+    /// A link whose other end is unknown gives way when others need its place.
+    fn heed_eviction(&self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
+        match &self.entry {
+            Some(entry) if self.is_half_open && entry.poll_evicted(cx).is_ready() => {
+                Err(LinkEnd::Evicted)
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn take_work(&mut self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
@@ -387,8 +400,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
     fn on_link_notice(&mut self, notice: Notice) -> Result<(), LinkEnd> {
         match notice {
             Notice::Established(peer) => {
-                if peer.verified().is_some() {
-                    self.half_open = None;
+                if let (Some(_), Some(entry)) = (peer.verified(), &self.entry) {
+                    entry.authenticated();
+                    self.is_half_open = false;
                 }
                 self.shared.set_state(LinkState::Up {
                     registered: Arc::default(),

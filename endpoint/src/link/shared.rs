@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use fairway_control::Reason;
-use fairway_control::link::CircuitId;
+use fairway_control::link::{CircuitId, Instance};
 use fairway_identity::Address;
 use futures::task::AtomicWaker;
 use tokio::sync::{oneshot, watch};
@@ -56,10 +56,12 @@ pub(crate) enum LinkState {
 
 /// What the driver is asked to do.
 pub(crate) enum Command {
-    /// Open a circuit. With `conn`, its packets go out at once.
+    /// Open a circuit, to one instance if it says which. With `conn`, its
+    /// packets go out at once.
     Open {
         circuit: CircuitId,
         destination: Address,
+        instance: Option<Instance>,
         conn: Option<Arc<Conn>>,
         reply: oneshot::Sender<Result<(), Reason>>,
     },

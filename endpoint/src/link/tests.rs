@@ -203,6 +203,7 @@ async fn who_asks_a_link_that_has_ended_is_told_at_once() {
     conn.link.command(super::Command::Open {
         circuit: fairway_control::link::CircuitId::FIRST_OF_ENDPOINT,
         destination: Address::Authority,
+        instance: None,
         conn: None,
         reply,
     });

@@ -274,7 +274,7 @@ impl Link {
 
     fn on_message(&mut self, message: ToRelay) {
         match message {
-            ToRelay::Register { names } => {
+            ToRelay::Register { names, .. } => {
                 for name in names {
                     let mut books = self.shared.books.lock().unwrap();
                     books.names.insert(name.clone(), self.me.clone());
@@ -297,6 +297,7 @@ impl Link {
             ToRelay::Open {
                 circuit,
                 destination,
+                instance: _,
             } => {
                 let mut books = self.shared.books.lock().unwrap();
                 let join = ToLink::Join(destination.clone(), self.me.clone(), circuit.0);
@@ -319,6 +320,12 @@ impl Link {
                 if let Some((other, id)) = self.circuits.get(&circuit.0) {
                     let circuit = CircuitId(*id);
                     let _ = other.send(ToLink::Tell(ToEndpoint::Credit { circuit, max_bytes }));
+                }
+            }
+            ToRelay::Move { circuit } => {
+                if let Some((other, id)) = self.circuits.get(&circuit.0) {
+                    let circuit = CircuitId(*id);
+                    let _ = other.send(ToLink::Tell(ToEndpoint::Move { circuit }));
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Two links joined.
 
 use fairway_control::Reason;
-use fairway_control::limits::CIRCUIT_CREDIT;
+use fairway_control::limits::{CIRCUIT_CREDIT, LINK_PAYLOAD_MAX};
 use fairway_control::link::{CircuitId, ReceiveCredit};
 use fairway_identity::Address;
 
@@ -27,6 +27,8 @@ pub(super) struct Opened {
     pub(super) class: Class,
     pub(super) destination: Address,
     pub(super) at: Time,
+    /// The opener was told that its callee is about to leave.
+    pub(super) is_asked_to_move: bool,
 }
 
 /// What a circuit did in its life, for the access log.
@@ -72,12 +74,18 @@ impl Half {
         fits
     }
 
-    /// The other end granted this one `max_bytes`; the answer is whether that
-    /// is news. What it has consumed it has received, so a grant beyond that
+    /// The other end granted this one `max_bytes`; the answer is whether to
+    /// pass it on. What it has consumed it has received, so a grant beyond that
     /// and one window is a lie that would make this relay's memory the window.
+    ///
+    /// A raise by less than a frame waits until it is more: who grants by
+    /// the byte would make a message of each.
     pub(super) fn grant(&mut self, max_bytes: u64) -> Result<bool, GrantTooLarge> {
         if max_bytes > self.bytes.saturating_add(CIRCUIT_CREDIT) {
             return Err(GrantTooLarge);
+        }
+        if max_bytes < self.credit.granted() + LINK_PAYLOAD_MAX as u64 {
+            return Ok(false);
         }
         Ok(self.credit.grant(max_bytes))
     }
@@ -99,5 +107,15 @@ mod tests {
         assert!(!half.grant(5).unwrap());
         assert!(half.receive(window));
         assert!(half.grant(CIRCUIT_CREDIT * 3 + 1).is_err());
+    }
+
+    #[test]
+    fn credit_by_the_byte_is_passed_on_by_the_frame() {
+        let mut half = Half::new((LinkId(1), CircuitId(2)), None);
+        let n_frames = 4;
+        assert!(half.receive(n_frames * LINK_PAYLOAD_MAX));
+        let raises = CIRCUIT_CREDIT..=CIRCUIT_CREDIT + (n_frames * LINK_PAYLOAD_MAX) as u64;
+        let passed: Vec<_> = raises.filter(|&max| half.grant(max).unwrap()).collect();
+        assert_eq!(passed.len(), n_frames);
     }
 }

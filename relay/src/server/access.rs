@@ -1,5 +1,6 @@
 //! The access log: one line for each link and each circuit.
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -45,6 +46,18 @@ pub(super) fn link_ended(
         bytes_in,
         bytes_out,
         duration_ms = millis(duration),
+        reason = why.word(),
+        text = why.text(),
+    );
+}
+
+/// A connection was closed at once.
+pub(super) fn connection_refused(metrics: &Metrics, remote: SocketAddr, why: &Reason) {
+    let label = ReasonLabel::new(why.word());
+    metrics.connections_refused.get_or_create(&label).inc();
+    tracing::debug!(
+        event = "connection-refused",
+        %remote,
         reason = why.word(),
         text = why.text(),
     );

@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 
 use fairway_control::link::{CircuitId, FrameError, Run};
 use fairway_control::{Reason, reason};
-use fairway_daemon::DrainGuard;
+use fairway_daemon::{DrainGuard, Entry};
 use fairway_endpoint::link::LinkReader;
 use fairway_session::{PeerInfo, Standing};
 use tokio::net::tcp::OwnedReadHalf;
@@ -36,6 +36,8 @@ pub(super) struct Driver {
     runs: Vec<Run>,
     routed: Vec<Routed>,
     peer: Option<String>,
+    /// Counts the connection.
+    entry: Entry,
     /// Its credential is valid.
     is_trusted: bool,
     sleep: Pin<Box<Sleep>>,
@@ -47,7 +49,12 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(shared: Arc<Shared>, link: Arc<Link>, socket: OwnedReadHalf) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        link: Arc<Link>,
+        socket: OwnedReadHalf,
+        entry: Entry,
+    ) -> Self {
         let now = Instant::now();
         let mut reader = LinkReader::new();
         reader.set_read_size_max(0);
@@ -59,6 +66,7 @@ impl Driver {
             runs: Vec::new(),
             routed: Vec::new(),
             peer: None,
+            entry,
             is_trusted: false,
             sleep: Box::pin(tokio::time::sleep_until(now)),
             began: now,
@@ -78,7 +86,6 @@ impl Driver {
 
     /// The link is over: everybody is told, and it is logged.
     async fn finish(mut self: Box<Self>, why: Reason) {
-        self.shared.end_half_open(&self.link);
         self.shared.hold_for_reading(self.read_bytes, 0);
         // A peer that is still there is told why, if this side ends it.
         let outputs = self.shared.close(&self.link, &why);
@@ -108,7 +115,7 @@ impl Driver {
     /// One turn: a bounded amount of work. The error is the end of the link.
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), Reason> {
         self.link.register(cx);
-        if self.link.is_evicted() && self.peer.is_none() {
+        if self.peer.is_none() && self.entry.poll_evicted(cx).is_ready() {
             return Err(Reason::new(
                 reason::OVERLOADED,
                 "too many links in their handshake",
@@ -252,7 +259,7 @@ impl Driver {
             .shared
             .link_up(&self.link, who)
             .map_err(|refused| refused.0)?;
-        self.shared.end_half_open(&self.link);
+        self.entry.authenticated();
         // There may be a newer trust set than when the handshake began.
         self.shared.judge(&self.link);
         tracing::debug!(event = "link", link = id.number(), peer = self.peer, remote = %self.link.remote, "link is up");

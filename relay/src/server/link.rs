@@ -27,7 +27,6 @@ pub(super) struct Link {
     waker: AtomicWaker,
     /// The driver waits for the socket to take more.
     pub(super) is_armed: AtomicBool,
-    is_evicted: AtomicBool,
     /// When the driver wakes by itself, in microseconds; for those who changed
     /// the session's timer.
     wakes_at_micros: AtomicU64,
@@ -51,7 +50,6 @@ impl Link {
             id: OnceLock::new(),
             waker: AtomicWaker::new(),
             is_armed: AtomicBool::new(false),
-            is_evicted: AtomicBool::new(false),
             wakes_at_micros: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
@@ -85,16 +83,6 @@ impl Link {
 
     pub(super) fn register(&self, cx: &std::task::Context<'_>) {
         self.waker.register(cx.waker());
-    }
-
-    /// Others need its place among the half-open links.
-    pub(super) fn evict(&self) {
-        self.is_evicted.store(true, Ordering::Relaxed);
-        self.wake();
-    }
-
-    pub(super) fn is_evicted(&self) -> bool {
-        self.is_evicted.load(Ordering::Relaxed)
     }
 
     pub(super) fn set_wakes_at(&self, at: Option<Time>) {

@@ -17,6 +17,7 @@ pub struct Metrics {
     pub(super) half_open: Gauge,
     pub(super) queued_bytes: Gauge,
     pub(super) links_accepted: Counter,
+    pub(super) connections_refused: Family<ReasonLabel, Counter>,
     pub(super) links_failed: Family<ReasonLabel, Counter>,
     pub(super) links_ended: Family<ReasonLabel, Counter>,
     pub(super) circuits_ended: Family<ReasonLabel, Counter>,
@@ -74,6 +75,7 @@ const KNOWN_REASONS: &[&str] = &[
     "name-mismatch",
     "name-not-yours",
     "not-here",
+    "other-instance",
     "overloaded",
     "peer-unreachable",
     "policy-denied",
@@ -81,6 +83,7 @@ const KNOWN_REASONS: &[&str] = &[
     "revoked",
     "shutdown",
     "trust-refused",
+    "unknown-session",
 ];
 
 impl Metrics {
@@ -94,6 +97,11 @@ impl Metrics {
             "circuits",
             "Open circuits, by who opened them",
             m.circuits.clone(),
+        );
+        registry.register(
+            "connections_refused",
+            "Connections closed at once, before a handshake",
+            m.connections_refused.clone(),
         );
         registry.register(
             "links_failed",

@@ -23,8 +23,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fairway_control::link::refused_frame;
 use fairway_control::{Reason, reason};
-use fairway_daemon::Drain;
+use fairway_daemon::{Acceptor, Drain, Entry, Gate, GateLimits, say_and_close};
 use fairway_identity::VerifiedTrustSet;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::MissedTickBehavior;
@@ -46,10 +47,8 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// Budgets and memory.
     pub settings: Settings,
-    /// Connections at once, authenticated or not; further ones are closed at once.
-    pub connections_max: usize,
-    /// Links that may be in their handshake at once.
-    pub half_open_max: usize,
+    /// Connections: how many at once, how many in their handshake, how fast.
+    pub gate: GateLimits,
     /// Over how long a drain tells links to move.
     pub drain_span: Duration,
 }
@@ -68,7 +67,7 @@ pub struct ListenError {
 #[derive(Debug)]
 pub struct Server {
     config: ServerConfig,
-    listener: TcpListener,
+    listener: Acceptor,
     shared: Arc<Shared>,
 }
 
@@ -79,13 +78,28 @@ pub struct Inspector {
 }
 
 impl ServerConfig {
+    /// At most so many connections, shared among all kinds of peers as in the
+    /// budgets.
+    #[must_use]
+    pub fn with_connections(mut self, connections: usize) -> Self {
+        self.gate.connections = connections;
+        self.gate.half_open = self.gate.half_open.min(connections / 4).max(1);
+        let links = connections.saturating_sub(self.gate.half_open);
+        self.settings.budgets = self.settings.budgets.fit(links);
+        self
+    }
+
     /// The defaults, listening on `listen`.
     pub fn new(listen: SocketAddr) -> Self {
         Self {
             listen,
             settings: Settings::default(),
-            connections_max: limits::CONNECTIONS_MAX,
-            half_open_max: limits::HALF_OPEN_LINKS_MAX,
+            gate: GateLimits {
+                connections: limits::CONNECTIONS_MAX,
+                half_open: limits::HALF_OPEN_LINKS_MAX,
+                accepts: limits::ACCEPTS,
+                accepts_per_source: limits::ACCEPTS_PER_SOURCE,
+            },
             drain_span: limits::DRAIN_SPAN,
         }
     }
@@ -105,8 +119,10 @@ impl Server {
         let address = config.listen;
         let listener = TcpListener::bind(address)
             .await
+            .and_then(Acceptor::new)
             .map_err(|source| ListenError { address, source })?;
-        let shared = Arc::new(Shared::new(config.settings, identity, metrics));
+        let gate = Gate::new(config.gate);
+        let shared = Arc::new(Shared::new(config.settings, gate, identity, metrics));
         Ok(Self {
             config,
             listener,
@@ -132,11 +148,10 @@ impl Server {
     /// Serves until `drain` begins, tells the links to move, and returns when
     /// all of them have ended or `drain` is stopped. Links hold guards of
     /// `drain`.
-    pub async fn run(self, drain: Drain) {
+    pub async fn run(mut self, drain: Drain) {
         let maintenance = tokio::spawn(maintain(self.shared.clone()));
-        let accepting = self.accept_links(&drain);
         tokio::select! {
-            () = accepting => {}
+            () = accept_links(&mut self.listener, &self.shared, &drain) => {}
             () = drain.started() => {}
         }
         let now = self.shared.identity.now().mono;
@@ -150,7 +165,7 @@ impl Server {
         tokio::select! {
             // Late ones are accepted to be told, too: the cluster may still
             // send some here.
-            () = self.accept_links(&drain) => {}
+            () = accept_links(&mut self.listener, &self.shared, &drain) => {}
             () = all_gone(&drain) => {}
             () = drain.stopped() => {}
         }
@@ -163,52 +178,58 @@ impl Server {
         let _ = tokio::time::timeout(limits::CLOSE_LINGER, all_gone(&drain)).await;
         maintenance.abort();
     }
+}
 
-    async fn accept_links(&self, drain: &Drain) {
-        for seq in self.shared.numbers() {
-            match self.listener.accept().await {
-                Ok((socket, remote)) => self.begin(seq, socket, remote, drain),
-                Err(error) => {
-                    // Most likely out of files; waiting may free some.
-                    tracing::warn!(event = "accept", %error, "cannot accept links");
-                    tokio::time::sleep(limits::ACCEPT_PAUSE).await;
-                }
+async fn accept_links(listener: &mut Acceptor, shared: &Arc<Shared>, drain: &Drain) {
+    let no_files = Reason::new(reason::OVERLOADED, "no file is left for a connection");
+    let no_files = refused_frame(&no_files);
+    for seq in shared.numbers() {
+        let (socket, remote) = listener.accept(&no_files).await;
+        shared.metrics.links_accepted.inc();
+        match shared.gate.admit(remote.ip()) {
+            Ok(entry) => begin(shared, seq, socket, remote, entry, drain),
+            Err(why) => {
+                let why = Reason::new(reason::OVERLOADED, why.to_string());
+                access::connection_refused(&shared.metrics, remote, &why);
+                say_and_close(socket, &refused_frame(&why));
             }
         }
     }
+}
 
-    fn begin(&self, seq: u64, socket: TcpStream, remote: SocketAddr, drain: &Drain) {
-        self.shared.metrics.links_accepted.inc();
-        if drain.guards() >= self.config.connections_max {
-            tracing::debug!(event = "link-failed", %remote, reason = reason::OVERLOADED);
-            return;
-        }
-        // Batches are whole; waiting for more would only delay them.
-        if let Err(error) = socket.set_nodelay(true) {
-            tracing::debug!(event = "link-failed", %remote, %error);
-            return;
-        }
-        let mut seed = [0; 32];
-        let now = self.shared.identity.now();
-        let control = getrandom::fill(&mut seed)
-            .map_err(|error| error.to_string())
-            .and_then(|()| {
-                let identity = self.shared.identity.current();
-                Control::answer(&identity, seed, now).map_err(|error| error.to_string())
-            });
-        let control = match control {
-            Ok(control) => control,
-            Err(error) => {
-                tracing::warn!(event = "link-failed", %remote, error, "cannot answer a link");
-                return;
-            }
-        };
-        let (read, write) = socket.into_split();
-        let link = Arc::new(Link::new(seq, remote, write, control));
-        self.shared.begin(&link, self.config.half_open_max);
-        let driver = Box::new(Driver::new(self.shared.clone(), link, read));
-        tokio::spawn(driver.run(drain.guard()));
+/// Starts the link on a connection that was let in.
+fn begin(
+    shared: &Arc<Shared>,
+    seq: u64,
+    socket: TcpStream,
+    remote: SocketAddr,
+    entry: Entry,
+    drain: &Drain,
+) {
+    // Batches are whole; waiting for more would only delay them.
+    if let Err(error) = socket.set_nodelay(true) {
+        tracing::debug!(event = "link-failed", %remote, %error);
+        return;
     }
+    let mut seed = [0; 32];
+    let now = shared.identity.now();
+    let control = getrandom::fill(&mut seed)
+        .map_err(|error| error.to_string())
+        .and_then(|()| {
+            let identity = shared.identity.current();
+            Control::answer(&identity, seed, now).map_err(|error| error.to_string())
+        });
+    let control = match control {
+        Ok(control) => control,
+        Err(error) => {
+            tracing::warn!(event = "link-failed", %remote, error, "cannot answer a link");
+            return;
+        }
+    };
+    let (read, write) = socket.into_split();
+    let link = Arc::new(Link::new(seq, remote, write, control));
+    let driver = Box::new(Driver::new(shared.clone(), link, read, entry));
+    tokio::spawn(driver.run(drain.guard()));
 }
 
 impl Inspector {

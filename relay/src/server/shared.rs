@@ -1,6 +1,6 @@
 //! What all links share: the core, and carrying out what it says.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use fairway_control::limits::LINK_HEADER;
 use fairway_control::link::CircuitId;
 use fairway_control::{Reason, reason};
+use fairway_daemon::Gate;
 use fairway_session::Batch;
 
 use super::access;
@@ -23,10 +24,10 @@ use crate::limits;
 #[derive(Debug)]
 pub(super) struct Shared {
     state: Mutex<State>,
-    half_open: Mutex<BTreeMap<u64, Arc<Link>>>,
     batches: Mutex<Vec<Batch>>,
     n_links: AtomicU64,
     read_bytes: AtomicUsize,
+    pub(super) gate: Gate,
     pub(super) identity: IdentitySource,
     pub(super) metrics: Metrics,
 }
@@ -40,16 +41,21 @@ pub(super) struct State {
 pub(super) type Routed = (Arc<Link>, CircuitId, Bytes);
 
 impl Shared {
-    pub(super) fn new(settings: Settings, identity: IdentitySource, metrics: Metrics) -> Self {
+    pub(super) fn new(
+        settings: Settings,
+        gate: Gate,
+        identity: IdentitySource,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             state: Mutex::new(State {
                 core: Core::new(settings),
                 links: HashMap::new(),
             }),
-            half_open: Mutex::default(),
             batches: Mutex::default(),
             n_links: AtomicU64::new(0),
             read_bytes: AtomicUsize::new(0),
+            gate,
             identity,
             metrics,
         }
@@ -169,7 +175,6 @@ impl Shared {
 
     /// What there is right now, for people and tools.
     pub(super) fn describe(&self) -> serde_json::Value {
-        let n_half_open = self.half_open().len();
         let state = self.state();
         let classes: serde_json::Map<_, _> = Class::ALL
             .into_iter()
@@ -182,7 +187,8 @@ impl Shared {
         let stats = state.core.stats();
         serde_json::json!({
             "classes": classes,
-            "half_open_links": n_half_open,
+            "connections": self.gate.n_connections(),
+            "half_open_links": self.gate.n_half_open(),
             "names": stats.names,
             "queued_bytes": stats.queued_bytes,
             "read_bytes": self.read_bytes.load(Ordering::Relaxed),
@@ -208,7 +214,7 @@ impl Shared {
         self.metrics.names.set(gauge(stats.names));
         self.metrics.queued_bytes.set(gauge(stats.queued_bytes));
         drop(state);
-        self.metrics.half_open.set(gauge(self.half_open().len()));
+        self.metrics.half_open.set(gauge(self.gate.n_half_open()));
     }
 
     // --- links -----------------------------------------------------------------
@@ -360,25 +366,6 @@ impl Shared {
         with_both - before > limits::READ_BYTES_MAX
     }
 
-    // --- half-open links -----------------------------------------------------------
-
-    /// A link has begun. When there are too many in their handshake, the oldest
-    /// gives way: it had the most time.
-    pub(super) fn begin(&self, link: &Arc<Link>, half_open_max: usize) {
-        let mut half_open = self.half_open();
-        half_open.insert(link.seq, link.clone());
-        if half_open.len() > half_open_max
-            && let Some((_, oldest)) = half_open.pop_first()
-        {
-            oldest.evict();
-        }
-    }
-
-    /// A link is authenticated, or gone.
-    pub(super) fn end_half_open(&self, link: &Link) {
-        self.half_open().remove(&link.seq);
-    }
-
     // --- helpers ---------------------------------------------------------------------
 
     /// Lends a buffer for packets: idle links have none of their own.
@@ -399,10 +386,6 @@ impl Shared {
 
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
-    }
-
-    fn half_open(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Link>>> {
-        lock(&self.half_open)
     }
 }
 

@@ -2,13 +2,15 @@
 
 mod random;
 
-use fairway_control::limits::CIRCUIT_CREDIT;
-use fairway_control::link::{CircuitId, ToEndpoint, ToRelay};
+use fairway_control::limits::{CIRCUIT_CREDIT, LINK_PAYLOAD_MAX};
+use fairway_control::link::{CircuitId, Instance, ToEndpoint, ToRelay};
 use fairway_control::{Reason, reason};
 use fairway_identity::{Address, Revocation, RevocationList};
 
 use super::*;
-use crate::limits::{BUDGETS, LINKS_PER_IDENTITY_MAX, NAMES_PER_LINK_MAX};
+use crate::limits::{
+    BUDGETS, CIRCUITS_PER_PAIR_MAX, LINKS_PER_IDENTITY_MAX, MESSAGES_BASE_MAX, NAMES_PER_LINK_MAX,
+};
 use crate::testing::{Domain, NOW, id, uid};
 
 const AUTHORITY: &str = "authority.fairway.internal";
@@ -86,8 +88,8 @@ impl World {
 
     /// Registers one name; the error is the word of the refusal.
     fn register(&mut self, link: LinkId, name: &str) -> Result<(), String> {
-        let names = vec![address(name)];
-        self.say(link, ToRelay::Register { names });
+        let (names, instance) = (vec![address(name)], instance_of(link));
+        self.say(link, ToRelay::Register { names, instance });
         match self.told(link).pop() {
             Some(ToEndpoint::Registered { .. }) => Ok(()),
             Some(ToEndpoint::RegisterRefused { reason, .. }) => Err(reason.word().to_owned()),
@@ -102,6 +104,17 @@ impl World {
         circuit: u32,
         name: &str,
     ) -> Result<(LinkId, CircuitId), String> {
+        self.open_to(link, circuit, name, None)
+    }
+
+    /// The same, to one instance.
+    fn open_to(
+        &mut self,
+        link: LinkId,
+        circuit: u32,
+        name: &str,
+        instance: Option<Instance>,
+    ) -> Result<(LinkId, CircuitId), String> {
         while self.core.poll_output().is_some() {}
         let (circuit, destination) = (CircuitId(circuit), address(name));
         self.say(
@@ -109,6 +122,7 @@ impl World {
             ToRelay::Open {
                 circuit,
                 destination: destination.clone(),
+                instance,
             },
         );
         match self.told(link).pop() {
@@ -155,6 +169,11 @@ impl World {
             })
             .collect()
     }
+}
+
+/// A process of its own for each link.
+fn instance_of(link: LinkId) -> Instance {
+    Instance([link.0 as u8; 16])
 }
 
 fn address(name: &str) -> Address {
@@ -384,6 +403,7 @@ fn a_circuit_id_that_is_in_use_or_not_an_endpoints_closes_the_link() {
             ToRelay::Open {
                 circuit,
                 destination,
+                instance: None,
             },
         );
         assert_eq!(world.closed(), [(device, reason::PROTOCOL.to_owned())]);
@@ -424,7 +444,14 @@ fn credit_is_passed_through_and_no_more_than_a_window() {
     let incoming = world.open(device, 2, COLLECTOR).unwrap().1;
     let window = CIRCUIT_CREDIT as usize;
     world.forward(device, 2, window);
-    let max_bytes = CIRCUIT_CREDIT + 1_000;
+    let more = LINK_PAYLOAD_MAX as u64;
+    // Less than a frame: with the next one.
+    for max_bytes in [CIRCUIT_CREDIT + 1, CIRCUIT_CREDIT + more - 1] {
+        let circuit = incoming;
+        world.say(collector, ToRelay::Credit { circuit, max_bytes });
+    }
+    assert_eq!(world.told(device), []);
+    let max_bytes = CIRCUIT_CREDIT + more;
     world.say(
         collector,
         ToRelay::Credit {
@@ -447,7 +474,7 @@ fn credit_is_passed_through_and_no_more_than_a_window() {
         }]
     );
     assert_eq!(
-        world.forward(device, 2, 1_000),
+        world.forward(device, 2, LINK_PAYLOAD_MAX),
         Forward::To(collector, incoming)
     );
     let max_bytes = u64::MAX;
@@ -535,6 +562,7 @@ fn noise_without_a_credential_starves_nobody_else() {
             ToRelay::Open {
                 circuit,
                 destination: address(AUTHORITY),
+                instance: None,
             },
         );
     }
@@ -626,16 +654,184 @@ fn links_with_a_credential_are_never_evicted() {
 fn a_link_that_takes_no_messages_is_closed() {
     let mut world = World::new();
     let device = world.device("pump-7");
-    let names: Vec<_> = (0..40).map(|_| address(PUMP)).collect();
-    for _ in 0..1_000 {
+    // Its own questions; the answers wait.
+    for circuit in 1..=10_000 {
         world.say(
             device,
-            ToRelay::Register {
-                names: names.clone(),
+            ToRelay::Open {
+                circuit: CircuitId(circuit * 2),
+                destination: address(COLLECTOR),
+                instance: None,
             },
         );
     }
     assert_eq!(world.closed(), [(device, reason::OVERLOADED.to_owned())]);
+}
+
+#[test]
+fn a_link_that_takes_no_messages_is_not_closed_for_what_others_do() {
+    let mut world = World::new();
+    let device = world.device("pump-7");
+    world.register(device, PUMP).unwrap();
+    let mut n_opened = 0;
+    for caller in 0..40 {
+        let caller = world.link(&format!("ns/m/sa/caller-{caller}"), &[]);
+        for circuit in 1..=100 {
+            let circuit = CircuitId(circuit * 2);
+            world.say(
+                caller,
+                ToRelay::Open {
+                    circuit,
+                    destination: address(PUMP),
+                    instance: None,
+                },
+            );
+            match world.told(caller).pop() {
+                Some(ToEndpoint::Opened { .. }) => n_opened += 1,
+                Some(ToEndpoint::Refused { reason, .. }) => {
+                    assert_eq!(reason.word(), reason::OVERLOADED);
+                }
+                other => panic!("{other:?}"),
+            }
+            let reason = Reason::new("done", "");
+            world.say(caller, ToRelay::Close { circuit, reason });
+        }
+    }
+    assert!((1..=MESSAGES_BASE_MAX).contains(&n_opened), "{n_opened}");
+    assert_eq!(world.closed(), []);
+    // Once it reads again, it can be called again.
+    world.told(device);
+    let caller = world.link("ns/m/sa/caller", &[]);
+    assert!(world.open(caller, 2, PUMP).is_ok());
+}
+
+#[test]
+fn one_caller_cannot_use_up_what_a_callee_has_for_all() {
+    let mut world = World::new();
+    let device = world.device("pump-7");
+    world.register(device, PUMP).unwrap();
+    // Over as many links as it may have.
+    let mallory = ["ns/m/sa/mallory"; LINKS_PER_IDENTITY_MAX].map(|who| world.link(who, &[]));
+    let mut n_opened = 0;
+    for circuit in 1..=CIRCUITS_PER_PAIR_MAX as u32 {
+        for link in mallory {
+            n_opened += usize::from(world.open(link, circuit * 2, PUMP).is_ok());
+        }
+    }
+    assert_eq!(n_opened, CIRCUITS_PER_PAIR_MAX);
+    let refused = world.open(mallory[0], 10_000, PUMP);
+    assert_eq!(refused, Err(reason::OVERLOADED.to_owned()));
+    // To others it still may, and others to the device.
+    assert!(world.open(mallory[0], 10_002, AUTHORITY).is_ok());
+    let prometheus = world.link("ns/m/sa/prometheus", &[]);
+    assert!(world.open(prometheus, 2, PUMP).is_ok());
+    let circuit = CircuitId(2);
+    let reason = Reason::new("done", "");
+    world.say(mallory[0], ToRelay::Close { circuit, reason });
+    world.told(device);
+    assert!(world.open(mallory[1], 10_000, PUMP).is_ok());
+}
+
+#[test]
+fn names_that_come_and_go_without_end_close_the_link() {
+    let mut world = World::new();
+    let device = world.device("pump-7");
+    let instance = instance_of(device);
+    for _ in 0..BUDGETS.device.names_per_link.burst {
+        let names = vec![address(PUMP)];
+        let register = ToRelay::Register {
+            names: names.clone(),
+            instance,
+        };
+        world.say(device, register);
+        world.say(device, ToRelay::Deregister { names });
+        world.told(device);
+    }
+    assert_eq!(world.closed(), [(device, reason::OVERLOADED.to_owned())]);
+    assert_eq!(world.core.stats().names, 1);
+}
+
+#[test]
+fn links_without_a_credential_give_way_when_they_do_nothing() {
+    let mut budgets = BUDGETS;
+    budgets.anonymous.links = 3;
+    let memory = MemoryLimits::default();
+    let mut world = World::with(Settings { budgets, memory });
+    let [first, second, third] = [(); 3].map(|()| world.anonymous());
+    for link in [first, second] {
+        world.open(link, 2, AUTHORITY).unwrap();
+    }
+    let circuit = CircuitId(2);
+    let reason = Reason::new("done", "");
+    world.say(second, ToRelay::Close { circuit, reason });
+    // The oldest that is idle, then the next; one with a circuit stays.
+    for gone in [second, third] {
+        world.anonymous();
+        assert_eq!(world.closed(), [(gone, reason::OVERLOADED.to_owned())]);
+        let why = Reason::new(reason::OVERLOADED, "");
+        world.core.link_down(world.now, gone, &why);
+    }
+    assert!(matches!(world.forward(first, 2, 1), Forward::To(..)));
+}
+
+// --- instances ---------------------------------------------------------------------------------
+
+#[test]
+fn a_circuit_to_an_instance_leads_to_that_one_or_nowhere() {
+    let mut world = World::new();
+    let pods = [world.collector(), world.collector()];
+    let device = world.device("pump-7");
+    for (circuit, pod) in [(2, pods[0]), (4, pods[0]), (6, pods[1])] {
+        let opened = world.open_to(device, circuit, COLLECTOR, Some(instance_of(pod)));
+        assert_eq!(opened.map(|(link, _)| link), Ok(pod));
+    }
+    let gone = Some(Instance([0xee; 16]));
+    let refused = world.open_to(device, 8, COLLECTOR, gone);
+    assert_eq!(refused, Err(reason::OTHER_INSTANCE.to_owned()));
+    let prometheus = world.link("ns/m/sa/prometheus", &[]);
+    let refused = world.open_to(prometheus, 2, PUMP, gone);
+    assert_eq!(refused, Err(reason::NOT_HERE.to_owned()));
+    // Whoever draws on no credential is refused by that, not told who is there.
+    let anonymous = world.anonymous();
+    let refused = world.open_to(anonymous, 2, COLLECTOR, Some(instance_of(pods[0])));
+    assert_eq!(refused, Err(reason::AUTHORITY_ONLY.to_owned()));
+}
+
+#[test]
+fn a_new_link_of_an_instance_takes_over_from_its_old_one() {
+    let mut world = World::new();
+    let (old, device) = (world.collector(), world.device("pump-7"));
+    let instance = instance_of(old);
+    let incoming = world.open(device, 2, COLLECTOR).unwrap().1;
+    let new = world.link("ns/factory/sa/collector", &["collector"]);
+    let names = vec![address(COLLECTOR)];
+    world.say(new, ToRelay::Register { names, instance });
+    world.told(new);
+    let opened = world.open_to(device, 4, COLLECTOR, Some(instance));
+    assert_eq!(opened.map(|(link, _)| link), Ok(new));
+    // The pod asks those who called to come over: each once.
+    for _ in 0..3 {
+        let circuit = incoming;
+        world.say(old, ToRelay::Move { circuit });
+    }
+    let circuit = CircuitId(2);
+    assert_eq!(world.told(device), [ToEndpoint::Move { circuit }]);
+    // It is the callee who leaves; the other way it means nothing.
+    let circuit = CircuitId(4);
+    world.say(device, ToRelay::Move { circuit });
+    assert_eq!(world.told(new), []);
+    let circuit = CircuitId(98);
+    world.say(device, ToRelay::Move { circuit });
+    assert_eq!(world.closed(), []);
+}
+
+#[test]
+fn a_link_is_of_one_instance() {
+    let mut world = World::new();
+    let collector = world.collector();
+    let (names, instance) = (vec![address(COLLECTOR)], Instance([0xee; 16]));
+    world.say(collector, ToRelay::Register { names, instance });
+    assert_eq!(world.closed(), [(collector, reason::PROTOCOL.to_owned())]);
 }
 
 // --- the world -------------------------------------------------------------------------------

@@ -1,12 +1,15 @@
 //! The relay over loopback, with real sessions at the other ends.
 
+mod abuse;
+mod child;
+mod files;
 mod memory;
 mod peer;
 
 use std::time::Duration;
 
 use fairway_control::limits::{CIRCUIT_CREDIT, LINK_PAYLOAD_MAX};
-use fairway_control::link::{CircuitId, ToEndpoint, ToRelay};
+use fairway_control::link::{CircuitId, Instance, ToEndpoint, ToRelay};
 use fairway_control::{Reason, reason};
 use fairway_identity::{Revocation, RevocationList};
 use fairway_session::Rules;
@@ -56,12 +59,13 @@ async fn the_first_packet_does_not_overtake_the_announcement() {
     let mut collector = relay.link("ns/factory/sa/collector", &["collector"]).await;
     collector.register(COLLECTOR).await.unwrap();
     let mut device = relay.link("ns/factory/device/pump-7", &[]).await;
-    for circuit in (2..100).step_by(2) {
+    for circuit in (2..60).step_by(2) {
         let (circuit, destination) = (CircuitId(circuit), COLLECTOR.parse().unwrap());
         device
             .say(ToRelay::Open {
                 circuit,
                 destination,
+                instance: None,
             })
             .await;
         device.send(circuit.0, b"hello").await;
@@ -272,7 +276,8 @@ async fn when_memory_runs_out_the_slowest_circuit_is_reset() {
         }
         // A message in between shows what has been closed by now.
         let names = vec![PUMP.parse().unwrap()];
-        prometheus.say(ToRelay::Register { names }).await;
+        let instance = Instance([1; 16]);
+        prometheus.say(ToRelay::Register { names, instance }).await;
         match prometheus.hear().await {
             ToEndpoint::RegisterRefused { .. } => {}
             ToEndpoint::Closed { circuit, reason } => break (circuit.0, reason.word().to_owned()),
@@ -381,7 +386,7 @@ async fn garbage_ends_the_link_and_nothing_else() {
 
 #[tokio::test]
 async fn half_open_links_are_bounded_and_the_oldest_gives_way() {
-    let relay = Relay::start_with(|config| config.half_open_max = 8).await;
+    let relay = Relay::start_with(|config| config.gate.half_open = 8).await;
     let mut silent = Vec::new();
     for _ in 0..50 {
         silent.push(TcpStream::connect(relay.address).await.unwrap());
@@ -412,11 +417,11 @@ async fn a_handshake_has_a_time_limit() {
 
 #[tokio::test]
 async fn connections_are_bounded() {
-    let relay = Relay::start_with(|config| config.connections_max = 2).await;
+    let relay = Relay::start_with(|config| config.gate.connections = 2).await;
     let _first = relay.link("ns/factory/device/pump-7", &[]).await;
     let _second = relay.link("ns/factory/device/pump-8", &[]).await;
     let mut third = relay.half_open().await;
-    assert_eq!(third.establish().await, Err("eof".to_owned()));
+    assert_eq!(third.establish().await, Err("overloaded".to_owned()));
 }
 
 // --- the world ---------------------------------------------------------------------------

@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use fairway_control::limits::LINK_HEADER;
-use fairway_control::link::{CircuitId, FrameKind, ToEndpoint, ToRelay, header, take_run};
+use fairway_control::link::{
+    CircuitId, FrameError, FrameKind, Instance, ToEndpoint, ToRelay, header, take_run,
+};
 use fairway_control::{FrameReader, frame};
 use fairway_daemon::Drain;
-use fairway_identity::{Address, Clock, UnixSeconds};
+use fairway_identity::{Address, Clock, RootHash, UnixSeconds};
 use fairway_session::{
     Batch, Config, Event, Local, Now, OpenRequest, Output, ReadOutcome, Refusal, Rules, Session,
-    StaticSecret, StreamId,
+    StaticSecret, StreamId, code,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -44,6 +46,8 @@ pub(super) struct Peer {
     pub(super) socket: TcpStream,
     session: Session,
     began: Instant,
+    /// What it registers with.
+    pub(super) instance: Instance,
     control: Option<StreamId>,
     reader: FrameReader,
     buffer: BytesMut,
@@ -51,6 +55,8 @@ pub(super) struct Peer {
     heard: VecDeque<ToEndpoint>,
     data: VecDeque<(u32, Bytes)>,
     closed: Option<Refusal>,
+    /// Why the link was refused without a session.
+    refused: Option<String>,
     credit: u64,
 }
 
@@ -149,9 +155,9 @@ impl Relay {
 
     /// A link whose handshake has begun and goes no further by itself.
     pub(super) async fn half_open(&self) -> Peer {
-        let secret = StaticSecret::from_bytes([fresh(); 32]);
-        let local = Local::anonymous(secret, self.domain.pin, [0; 16]);
-        Peer::connect(self.address, local).await.unwrap()
+        Peer::anonymous(self.address, self.domain.pin, fresh())
+            .await
+            .unwrap()
     }
 
     /// An authority that has registered its name.
@@ -181,6 +187,7 @@ impl Peer {
             socket,
             session: session.unwrap(),
             began,
+            instance: Instance(seed[..16].try_into().unwrap()),
             control: None,
             reader: FrameReader::new(),
             buffer: BytesMut::new(),
@@ -188,6 +195,7 @@ impl Peer {
             heard: VecDeque::new(),
             data: VecDeque::new(),
             closed: None,
+            refused: None,
             credit: 0,
         };
         peer.pump().await?;
@@ -202,15 +210,20 @@ impl Peer {
                 return Err(refusal.word().to_owned());
             }
             if !self.step().await {
-                return Err(self
-                    .closed
-                    .take()
-                    .map_or("eof".to_owned(), |refusal| refusal.word().to_owned()));
+                let closed = self.closed.take();
+                let said = closed.map(|refusal| refusal.word().to_owned());
+                return Err(said.or(self.refused.take()).unwrap_or("eof".to_owned()));
             }
         }
         let now = now(self.began);
         self.control = Some(self.session.open(now, &OpenRequest::control()).unwrap());
         self.pump().await.map_err(|error| error.to_string())
+    }
+
+    /// Somebody without a credential.
+    pub(super) async fn anonymous(address: SocketAddr, pin: RootHash, key: u8) -> io::Result<Self> {
+        let secret = StaticSecret::from_bytes([key; 32]);
+        Self::connect(address, Local::anonymous(secret, pin, [0; 16])).await
     }
 
     // --- talking ------------------------------------------------------------------
@@ -268,7 +281,8 @@ impl Peer {
     /// Registers a name; the error is the word of the refusal.
     pub(super) async fn register(&mut self, name: &str) -> Result<(), String> {
         let names = vec![name.parse().unwrap()];
-        self.say(ToRelay::Register { names }).await;
+        let instance = self.instance;
+        self.say(ToRelay::Register { names, instance }).await;
         match self.hear().await {
             ToEndpoint::Registered { .. } => Ok(()),
             ToEndpoint::RegisterRefused { reason, .. } => Err(reason.word().to_owned()),
@@ -278,10 +292,21 @@ impl Peer {
 
     /// Opens a circuit; the error is the word of the refusal.
     pub(super) async fn open(&mut self, circuit: u32, name: &str) -> Result<(), String> {
+        self.open_to(circuit, name, None).await
+    }
+
+    /// The same, to one instance.
+    pub(super) async fn open_to(
+        &mut self,
+        circuit: u32,
+        name: &str,
+        instance: Option<Instance>,
+    ) -> Result<(), String> {
         let (circuit, destination) = (CircuitId(circuit), name.parse().unwrap());
         self.say(ToRelay::Open {
             circuit,
             destination,
+            instance,
         })
         .await;
         match self.hear().await {
@@ -289,6 +314,30 @@ impl Peer {
             ToEndpoint::Refused { reason, .. } => Err(reason.word().to_owned()),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Asks for a circuit, whatever comes of it; `false` when the link ended.
+    pub(super) async fn try_open(&mut self, circuit: u32, name: &str) -> bool {
+        let (circuit, destination) = (CircuitId(circuit), name.parse().unwrap());
+        let open = ToRelay::Open {
+            circuit,
+            destination,
+            instance: None,
+        };
+        let mut bytes = Bytes::from(frame(&open).unwrap());
+        let stream = self.control.expect("established");
+        let written = self.session.write(now(self.began), stream, &mut bytes);
+        written.is_ok() && self.pump().await.is_ok() && self.step().await
+    }
+
+    /// Opens a stream beside the control stream, and resets it at once.
+    pub(super) async fn open_and_abandon(&mut self, request: &OpenRequest) {
+        let now = now(self.began);
+        if let Ok(stream) = self.session.open(now, request) {
+            let cancelled = Refusal::new(code::CANCELLED, "the test wants it");
+            self.session.reset(now, stream, &cancelled);
+        }
+        self.pump().await.unwrap();
     }
 
     /// Waits for a circuit to come in; the answer is its id here.
@@ -357,7 +406,16 @@ impl Peer {
             Ok(0) | Err(_) => return false,
             Ok(_) => {}
         }
-        while let Some(mut run) = take_run(&mut self.buffer, usize::MAX).unwrap() {
+        loop {
+            let mut run = match take_run(&mut self.buffer, usize::MAX) {
+                Ok(Some(run)) => run,
+                Ok(None) => break,
+                Err(FrameError::Refused(reason)) => {
+                    self.refused = Some(reason.word().to_owned());
+                    return false;
+                }
+                Err(error) => panic!("{error}"),
+            };
             let circuit = run.circuit();
             while let Some(payload) = run.next_payload() {
                 if circuit == CircuitId::LINK {
