@@ -9,7 +9,7 @@
 
 use bytes::{Bytes, BytesMut};
 use fairway_channel::{
-    Batch, Channel, Config, Event, Output, ReadOutcome, StaticSecret, StreamId, Time, limits,
+    Batch, Channel, Config, Event, Output, PathId, ReadOutcome, StaticSecret, StreamId, Time, limits,
 };
 
 /// Full packets in one read buffer, and how many of those are used in turn. A
@@ -198,7 +198,7 @@ fn pump(from: &mut End, to: &mut End) {
             }
             Output::Event(Event::Closed { reason, .. }) => panic!("{reason}"),
             Output::Event(_) => {}
-            Output::Transmit => {
+            Output::Transmit { .. } => {
                 let mut lengths = from
                     .batch
                     .packets_mut()
@@ -218,7 +218,7 @@ fn pump(from: &mut End, to: &mut End) {
                         .map(|length| received.split_to(length).split_off(HEADROOM))
                         .collect();
                     for packet in packets {
-                        to.channel.handle_input(NOW, packet);
+                        to.channel.handle_input(NOW, PathId::FIRST, packet);
                         from.packets += 1;
                     }
                 }

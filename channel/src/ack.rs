@@ -42,6 +42,15 @@ impl Acks {
         }
     }
 
+    /// Says what has been received once more: the path has changed, and what
+    /// was said on the old one may be lost.
+    pub(crate) fn urge(&mut self, now: Time) {
+        if self.received.last().is_some() {
+            self.deadline.get_or_insert(now);
+            self.urgent = true;
+        }
+    }
+
     /// Whether an acknowledgement must go out even if nothing else does.
     pub(crate) fn is_due(&self, now: Time) -> bool {
         self.urgent || self.deadline.is_some_and(|deadline| deadline <= now)

@@ -1,6 +1,6 @@
 //! The buffer that packets go out in.
 
-use crate::limits;
+use crate::{PathId, limits};
 
 /// Packets on their way out, one behind the other, each with `headroom` bytes
 /// before it that the caller fills in (a link's frame header). One large write
@@ -13,6 +13,7 @@ pub struct Batch {
     ends: Vec<usize>,
     headroom: usize,
     room: usize,
+    only: Option<PathId>,
 }
 
 impl Batch {
@@ -23,6 +24,7 @@ impl Batch {
             ends: Vec::new(),
             headroom,
             room: usize::MAX,
+            only: None,
         }
     }
 
@@ -35,8 +37,23 @@ impl Batch {
         self.room = bytes;
     }
 
-    /// Forgets the packets, keeps the memory; the room is unlimited again.
+    /// Takes only packets for this path from now on, until [`Batch::clear`]:
+    /// for an owner whose paths are served by different tasks. Packets for the
+    /// others wait, and
+    /// [`Channel::pending_path`](crate::Channel::pending_path) says for which.
+    pub fn set_path(&mut self, path: PathId) {
+        self.only = Some(path);
+    }
+
+    /// Whether packets of this path may be put in.
+    pub(crate) fn takes(&self, path: PathId) -> bool {
+        self.only.is_none_or(|only| only == path)
+    }
+
+    /// Forgets the packets, keeps the memory; the room is unlimited again, and
+    /// every path is taken.
     pub fn clear(&mut self) {
+        self.only = None;
         self.buffer.clear();
         self.ends.clear();
         self.room = usize::MAX;

@@ -18,6 +18,12 @@ pub struct Config {
     pub(crate) idle_timeout: Option<Time>,
     pub(crate) handshake_timeout: Time,
     pub(crate) key_limit: u64,
+    pub(crate) renew_after: Time,
+    pub(crate) renew_records: u64,
+    pub(crate) renew_bytes: u64,
+    pub(crate) path_timeout: Time,
+    pub(crate) path_silence: Time,
+    pub(crate) attach_timeout: Time,
 }
 
 /// A setting is out of its range.
@@ -33,7 +39,9 @@ pub struct ConfigError {
 impl Config {
     /// The defaults: 4 MiB session window, 1 MiB stream window and send
     /// buffer, 1,024 streams of the peer at once, keepalive 30 s, idle timeout
-    /// 90 s, handshake timeout 10 s.
+    /// 90 s, handshake timeout 10 s; 2 minutes without a path, 5 s until a path
+    /// is called silent, 10 s for a new one to prove itself;
+    /// new keys after an hour, 2^23 records or 64 GiB.
     pub fn new() -> Self {
         Self {
             session_window: 4 << 20,
@@ -44,6 +52,12 @@ impl Config {
             idle_timeout: Some(Time::from_secs(90)),
             handshake_timeout: Time::from_secs(10),
             key_limit: MAX_KEY_LIMIT,
+            renew_after: Time::from_secs(3600),
+            renew_records: 1 << 23,
+            renew_bytes: 1 << 36,
+            path_timeout: Time::from_secs(120),
+            path_silence: Time::from_secs(5),
+            attach_timeout: Time::from_secs(10),
         }
     }
 
@@ -92,6 +106,47 @@ impl Config {
     /// How long the handshake, with its hellos, may take.
     pub fn handshake_timeout(mut self, after: Time) -> Self {
         self.handshake_timeout = after;
+        self
+    }
+
+    /// How old keys may become: a renewal begins up to a quarter earlier, so
+    /// that channels that were made together do not renew together. A peer that
+    /// lets them grow twice as old is given up.
+    pub fn renew_after(mut self, after: Time) -> Result<Self, ConfigError> {
+        in_range("age of keys in seconds", after.as_secs(), 10, 3600)?;
+        self.renew_after = after;
+        Ok(self)
+    }
+
+    /// After how many records of this side new keys are wanted.
+    pub fn renew_records(mut self, records: u64) -> Result<Self, ConfigError> {
+        self.renew_records = in_range("records before a renewal", records, 16, MAX_KEY_LIMIT)?;
+        Ok(self)
+    }
+
+    /// After how many bytes of this side new keys are wanted.
+    pub fn renew_bytes(mut self, bytes: u64) -> Result<Self, ConfigError> {
+        self.renew_bytes = in_range("bytes before a renewal", bytes, 1 << 16, 1 << 38)?;
+        Ok(self)
+    }
+
+    /// How long the channel is kept without a path (see
+    /// [`Channel::path_lost`](crate::Channel::path_lost)).
+    pub fn path_timeout(mut self, after: Time) -> Self {
+        self.path_timeout = after;
+        self
+    }
+
+    /// Silence of the peer, while an acknowledgement is due from it, after
+    /// which its path is suspected ([`Event::PathSilent`](crate::Event::PathSilent)).
+    pub fn path_silence(mut self, after: Time) -> Self {
+        self.path_silence = after;
+        self
+    }
+
+    /// How long a new path may take to prove itself.
+    pub fn attach_timeout(mut self, after: Time) -> Self {
+        self.attach_timeout = after;
         self
     }
 

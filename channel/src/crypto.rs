@@ -3,11 +3,13 @@
 //! # Randomness
 //!
 //! All randomness of a handshake comes from the seed given at construction,
-//! with one exception: aws-lc-rs neither generates ML-KEM keys nor
-//! encapsulates from a caller's seed, so those two calls draw from the
-//! library's own DRBG. The bytes on the wire therefore differ between two runs
-//! with one seed, while their lengths, and with them everything that a
-//! simulation can observe, are the same.
+//! with two exceptions that draw from the library's own DRBG: aws-lc-rs neither
+//! generates ML-KEM keys nor encapsulates from a caller's seed; and what is
+//! made later (the ephemeral keys of a renewal, the challenge of a new path)
+//! must not depend on anything that an attacker may have learned since. The
+//! bytes on the wire therefore differ between two runs with one seed, while
+//! their lengths, and with them everything that a simulation can observe, are
+//! the same.
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
@@ -101,6 +103,13 @@ pub(crate) fn encapsulate(public: &[u8]) -> Result<Encapsulated, CryptoError> {
         ciphertext: ciphertext.as_ref().to_vec(),
         shared: Zeroizing::new(shared.as_ref().to_vec()),
     })
+}
+
+/// Random bytes of the library (see the module docs).
+pub(crate) fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, CryptoError> {
+    let mut out = Zeroizing::new([0; N]);
+    aws_lc_rs::rand::fill(&mut *out).map_err(|_| CryptoError)?;
+    Ok(out)
 }
 
 /// SHA-256 over the parts, one behind the other.

@@ -41,6 +41,9 @@ pub(crate) enum Carried {
     Settings,
     /// Not sent again by itself; tells that the peer is alive.
     Ping,
+    /// This side's message of a renewal; an older one is not sent again.
+    Renew,
+    RenewRequest,
     /// Not sent again: an ACK with this highest number.
     Ack(u64),
 }
@@ -183,6 +186,26 @@ impl Recovery {
         self.largest_acked = self.largest_acked.max(Some(ack.largest));
         self.find_lost(now, &mut each);
         Ok(())
+    }
+
+    /// The path has changed: what was on its way counts as lost, and the round
+    /// trip time is measured anew.
+    pub(crate) fn on_moved(&mut self, mut each: impl FnMut(Fate, Carried)) {
+        for sent in core::mem::take(&mut self.sent) {
+            if let Some(cargo) = sent.cargo {
+                self.lost += 1;
+                cargo.unload(Fate::Lost, &mut each);
+            }
+        }
+        self.in_flight = 0;
+        self.loss_at = None;
+        self.probes = 0;
+        self.rtt = None;
+    }
+
+    /// Whether the peer has let probes go unanswered.
+    pub(crate) fn is_probing(&self) -> bool {
+        self.probes >= 2
     }
 
     /// When [`Recovery::on_timeout`] wants to be called.

@@ -13,19 +13,42 @@ pub(crate) enum Timer {
     Keepalive,
     /// Give the peer up.
     Idle,
+    /// There has been no path for too long.
+    Path,
+    /// Try the candidate path again, or give it up.
+    Candidate,
+    /// The keys are old.
+    Renew,
+    /// The keys of the epoch before are no longer needed.
+    Retire,
 }
 
 impl Timer {
-    const ALL: [Self; 4] = [Self::Handshake, Self::Resend, Self::Keepalive, Self::Idle];
+    const ALL: [Self; 8] = [
+        Self::Handshake,
+        Self::Resend,
+        Self::Keepalive,
+        Self::Idle,
+        Self::Path,
+        Self::Candidate,
+        Self::Renew,
+        Self::Retire,
+    ];
 }
 
-/// A table of deadlines; four are few enough to look at all of them.
+/// A table of deadlines; they are few enough to look at all of them.
 #[derive(Debug, Default)]
 pub(crate) struct Timers([Option<Time>; Timer::ALL.len()]);
 
 impl Timers {
     pub(crate) fn set(&mut self, timer: Timer, at: Option<Time>) {
         self.0[timer as usize] = at;
+    }
+
+    /// Sets a timer, unless it goes off before anyway.
+    pub(crate) fn set_earlier(&mut self, timer: Timer, at: Time) {
+        let slot = &mut self.0[timer as usize];
+        *slot = Some(slot.map_or(at, |before| before.min(at)));
     }
 
     /// Takes a timer whose time has come.

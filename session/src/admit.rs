@@ -122,6 +122,21 @@ pub(crate) fn check_caller(
     Ok(standing)
 }
 
+/// A renewal shows the same subject as before, or nobody as before. Expired
+/// may become valid.
+pub(crate) fn check_same(before: &Standing, now: &Standing) -> Result<(), Refusal> {
+    let of = |standing: &Standing| match standing {
+        Standing::Verified(peer) => Some((peer.id().clone(), peer.uid().clone())),
+        Standing::Expired(peer) => Some((peer.id().clone(), peer.uid().clone())),
+        Standing::Anonymous => None,
+    };
+    if of(before) == of(now) {
+        return Ok(());
+    }
+    let text = "a renewal cannot change who the peer is";
+    Err(Refusal::new(code::NAME_MISMATCH, text))
+}
+
 /// The answering side's check of the name that was dialled.
 pub(crate) fn check_dialled(dialled: Option<&str>, names: &[Address]) -> Result<Address, Refusal> {
     let text = dialled.unwrap_or_default();

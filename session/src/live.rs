@@ -157,6 +157,27 @@ impl Live {
         over
     }
 
+    /// The peer has shown itself anew: its streams are judged by that from now
+    /// on. The answer is the streams that must end, no longer alive here.
+    pub(crate) fn set_caller(&self, renewed: &Caller) -> Vec<(StreamId, Refusal)> {
+        let mut state = self.state();
+        let State { rules, streams, .. } = &mut *state;
+        let mut over = Vec::new();
+        for (id, stream) in streams {
+            match &mut stream.what {
+                What::Door { caller, .. } if caller != renewed => *caller = renewed.clone(),
+                What::Door { .. } | What::Control => continue,
+            }
+            if let Err(refusal) = stream.still_allowed(rules) {
+                over.push((*id, refusal));
+            }
+        }
+        for (id, refusal) in &over {
+            state.remove(*id, refusal);
+        }
+        over
+    }
+
     /// Authorizes one HTTP request under the rules of now, and keeps it in
     /// mind until [`Live::pass_over`].
     pub(crate) fn ask_http(&self, stream: StreamId, request: &HttpRequest<'_>) -> Asked {

@@ -1,4 +1,7 @@
-//! The state machine of a session.
+//! The state machine of a session. `paths.rs` and `renewal.rs` are parts of it.
+
+mod paths;
+mod renewal;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -6,14 +9,15 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use fairway_channel::{
-    self as channel, Batch, Channel, Config, CreateError, DatagramError, ReadOutcome, Stats,
-    StreamError, StreamId, Time,
+    self as channel, Batch, Channel, Config, CreateError, DatagramError, PathId, Priority,
+    ReadOutcome, Stats, StreamError, StreamId, Time,
 };
 use fairway_identity::{Address, Clock, VerifiedPeer, VerifiedTrustSet};
 use thiserror::Error;
 
 use crate::admit::{self, Known};
 use crate::code::{self, Refusal};
+use crate::Code;
 use crate::event::{Event, Output};
 use crate::grant::{Denied, Grant};
 use crate::hello::Hello;
@@ -28,6 +32,8 @@ use crate::peer::{PeerInfo, Standing};
 pub struct Session {
     channel: Channel,
     local: Local,
+    /// Came during the handshake, and is put to use after it.
+    next_local: Option<Box<Local>>,
     role: Role,
     phase: Phase,
     live: Arc<Live>,
@@ -160,6 +166,7 @@ impl Session {
         Self {
             channel,
             local,
+            next_local: None,
             role,
             phase: Phase::Unknown,
             live: Arc::new(Live::new(rules)),
@@ -213,9 +220,9 @@ impl Session {
 // === what happened ===
 
 impl Session {
-    /// Takes one packet.
-    pub fn handle_input(&mut self, now: Now, packet: BytesMut) {
-        self.channel.handle_input(now.mono, packet);
+    /// Takes one packet that came on this path.
+    pub fn handle_input(&mut self, now: Now, path: PathId, packet: BytesMut) {
+        self.channel.handle_input(now.mono, path, packet);
     }
 
     /// Does what has become due.
@@ -228,10 +235,7 @@ impl Session {
     /// do not allow are ended, and the session if its peer is revoked.
     pub fn set_rules(&mut self, now: Now, rules: Rules) {
         let over = self.live.set_rules(rules.clone());
-        for (stream, refusal) in over {
-            self.channel.reset(now.mono, stream, refusal.to_reason());
-            self.events.push_back(Event::Ended { stream, refusal });
-        }
+        self.end_streams(now, over);
         let standing = match &self.phase {
             Phase::LeanChecked(peer) => Standing::Verified(peer.clone()),
             Phase::Admitted(admitted) | Phase::Established(admitted, _) => {
@@ -252,8 +256,16 @@ impl Session {
         }
     }
 
+    fn end_streams(&mut self, now: Now, over: Vec<(StreamId, Refusal)>) {
+        for (stream, refusal) in over {
+            self.channel.reset(now.mono, stream, refusal.to_reason());
+            self.events.push_back(Event::Ended { stream, refusal });
+        }
+    }
+
     /// Puts a newer trust set in force: the session ends if its peer's
-    /// credential does not hold under it. An older one is ignored.
+    /// credential does not hold under it, and else renews itself within a
+    /// minute. An older one is ignored.
     pub fn set_trust(&mut self, now: Now, trust: VerifiedTrustSet) {
         if self
             .local
@@ -265,6 +277,7 @@ impl Session {
         }
         self.local.trust = Some(trust);
         self.judge_again(now);
+        self.renew_soon(now);
     }
 }
 
@@ -370,6 +383,12 @@ impl Session {
         self.channel.stop(now.mono, stream, refusal.to_reason());
     }
 
+    /// How soon a stream of either side gets its turn when several have
+    /// something to send. Local: the peer is not told.
+    pub fn set_priority(&mut self, now: Now, stream: StreamId, priority: Priority) {
+        self.channel.set_priority(now.mono, stream, priority);
+    }
+
     /// Sends bytes that may get lost.
     ///
     /// # Errors
@@ -400,7 +419,7 @@ impl Session {
                 return Output::Event(event);
             }
             match self.channel.poll_output(now.mono, batch) {
-                channel::Output::Transmit => return Output::Transmit,
+                channel::Output::Transmit { path } => return Output::Transmit { path },
                 channel::Output::Event(event) => self.on_event(now, event),
                 channel::Output::Timeout(at) => {
                     return Output::Timeout(earliest(at, self.expiry(now)));
@@ -413,7 +432,10 @@ impl Session {
         use channel::Event as E;
         match event {
             E::Closed { by, reason } => {
-                let refusal = Refusal::from(reason);
+                let mut refusal = Refusal::from(reason);
+                if refusal.code == Code::PATH_LOST {
+                    refusal.code = code::LINK_LOST;
+                }
                 self.live.end(&refusal);
                 self.phase = Phase::Ended;
                 self.events.push_back(Event::Closed { by, refusal });
@@ -430,6 +452,18 @@ impl Session {
                 }
             }
             E::Ready => self.on_ready(now),
+            E::PathActive { path } => self.events.push_back(Event::PathActive { path }),
+            E::PathFailed { path } => self.events.push_back(Event::PathFailed { path }),
+            E::PathSilent { path } => self.events.push_back(Event::PathSilent { path }),
+            E::RenewalDue => self.renew(now),
+            E::RenewalAsked => self.answer_renewal(now),
+            E::RenewalHello { static_key, hello } => {
+                if let Err(refusal) = self.on_renewal_hello(now, static_key, &hello) {
+                    self.end(now, refusal);
+                }
+            }
+            // The peer was admitted anew before; its keys concern the channel.
+            E::Renewed { .. } => {}
             E::Opened { stream, header } => self.on_opened(now, stream, &header),
             E::StreamsAvailable => self.events.push_back(Event::StreamsAvailable),
             E::Accepted(stream) => self.events.push_back(Event::Accepted(stream)),
@@ -532,11 +566,7 @@ impl Session {
         // has seen the trust set in message 2.
         let send_trust = !known && matches!(self.role, Role::Dialler(_));
         Hello {
-            credential: self
-                .local
-                .credential
-                .as_ref()
-                .map(|credential| credential.full.clone()),
+            credential: self.full_credential(),
             trust_set: trust.filter(|_| send_trust).map(<[u8]>::to_vec),
             instance: self.local.instance,
         }
@@ -567,6 +597,7 @@ impl Session {
         let info = admitted.info(hash);
         self.events.push_back(Event::Established(info.clone()));
         self.phase = Phase::Established(admitted, info);
+        self.apply_next_local(now);
     }
 
     fn on_opened(&mut self, now: Now, stream: StreamId, header: &[u8]) {

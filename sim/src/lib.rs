@@ -11,5 +11,5 @@
 mod net;
 mod pair;
 
-pub use net::{Conditions, Net, Side};
+pub use net::{Conditions, Flying, Net, Side};
 pub use pair::{End, Pair, StepLimit};

@@ -1,8 +1,8 @@
 //! The network between two ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use fairway_channel::Time;
+use fairway_channel::{PathId, Time};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
@@ -64,6 +64,17 @@ impl Conditions {
     }
 }
 
+/// A packet on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flying {
+    /// Who gets it.
+    pub to: Side,
+    /// The path that it takes.
+    pub path: PathId,
+    /// Its bytes.
+    pub packet: Vec<u8>,
+}
+
 /// Packets on their way.
 #[derive(Debug)]
 pub struct Net {
@@ -71,12 +82,14 @@ pub struct Net {
     pub conditions: Conditions,
     /// Nothing that is sent now arrives.
     pub cut: bool,
+    /// Nothing that is sent on these paths arrives.
+    pub dead: BTreeSet<PathId>,
     /// Packets put into the net, and those of them that it swallowed.
     pub sent: u64,
     /// How many of them were lost.
     pub lost: u64,
     /// By arrival; the counter keeps those of one instant in order.
-    flying: BTreeMap<(Time, u64), (Side, Vec<u8>)>,
+    flying: BTreeMap<(Time, u64), Flying>,
 }
 
 impl Net {
@@ -85,14 +98,22 @@ impl Net {
         Self {
             conditions,
             cut: false,
+            dead: BTreeSet::new(),
             sent: 0,
             lost: 0,
             flying: BTreeMap::new(),
         }
     }
 
-    /// Takes a packet on its way to `to`.
-    pub fn send(&mut self, now: Time, to: Side, packet: &[u8], random: &mut ChaCha8Rng) {
+    /// Takes a packet on its way to `to` over `path`.
+    pub fn send(
+        &mut self,
+        now: Time,
+        to: Side,
+        path: PathId,
+        packet: &[u8],
+        random: &mut ChaCha8Rng,
+    ) {
         let Conditions {
             delay,
             jitter,
@@ -101,7 +122,7 @@ impl Net {
             damage,
         } = self.conditions;
         self.sent += 1;
-        if self.cut || random.random_bool(loss) {
+        if self.cut || self.dead.contains(&path) || random.random_bool(loss) {
             self.lost += 1;
             return;
         }
@@ -117,7 +138,7 @@ impl Net {
                 arrival,
                 self.sent << 1 | u64::from(self.flying.contains_key(&(arrival, self.sent << 1))),
             );
-            self.flying.insert(key, (to, packet));
+            self.flying.insert(key, Flying { to, path, packet });
         }
     }
 
@@ -127,9 +148,17 @@ impl Net {
     }
 
     /// A packet that has arrived by now.
-    pub fn receive(&mut self, now: Time) -> Option<(Side, Vec<u8>)> {
+    pub fn receive(&mut self, now: Time) -> Option<Flying> {
         let first = self.flying.first_entry()?;
         (first.key().0 <= now).then(|| first.remove())
+    }
+
+    /// A path dies with all that is on its way there.
+    pub fn kill(&mut self, path: PathId) {
+        self.dead.insert(path);
+        let before = self.flying.len();
+        self.flying.retain(|_, flying| flying.path != path);
+        self.lost += (before - self.flying.len()) as u64;
     }
 
     /// Loses everything that is on its way.

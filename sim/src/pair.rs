@@ -7,7 +7,7 @@ use fairway_channel::{Batch, Channel, Config, Event, Output, StaticSecret, Time}
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::{Conditions, Net, Side};
+use crate::{Conditions, Flying, Net, Side};
 
 /// More steps than any test needs: a run that takes more has come to no end.
 const MAX_STEPS: u64 = 5_000_000;
@@ -21,6 +21,8 @@ pub struct End {
     pub events: VecDeque<Event>,
     /// Answer `PeerHello` with `proceed`. On by default.
     pub admits: bool,
+    /// Its static key, which renewals show again.
+    pub secret: StaticSecret,
     timeout: Option<Time>,
 }
 
@@ -60,9 +62,10 @@ impl Pair {
             bytes
         };
         let [secret_a, seed_a, secret_b, seed_b] = [draw(), draw(), draw(), draw()];
+        let secret_a = StaticSecret::from_bytes(secret_a);
         let initiator = Channel::initiator(
             a,
-            &StaticSecret::from_bytes(secret_a),
+            &secret_a,
             seed_a,
             0,
             "responder.sim",
@@ -76,8 +79,8 @@ impl Pair {
             now: Time::ZERO,
             net: Net::new(conditions),
             random,
-            initiator: End::new(initiator),
-            responder: End::new(responder),
+            initiator: End::new(initiator, secret_a),
+            responder: End::new(responder, secret_b),
             batch: Batch::new(8),
             steps: 0,
         }
@@ -113,10 +116,10 @@ impl Pair {
             return false;
         };
         self.now = self.now.max(next);
-        while let Some((side, packet)) = self.net.receive(self.now) {
+        while let Some(Flying { to, path, packet }) = self.net.receive(self.now) {
             let now = self.now;
             let packet = BytesMut::from(&packet[..]);
-            self.end(side).channel.handle_input(now, packet);
+            self.end(to).channel.handle_input(now, path, packet);
         }
         for side in [Side::Initiator, Side::Responder] {
             let now = self.now;
@@ -173,18 +176,22 @@ impl Pair {
         loop {
             let mut batch = core::mem::replace(&mut self.batch, Batch::new(8));
             let end = self.end(side);
-            match end.channel.poll_output(now, &mut batch) {
-                Output::Transmit => {}
-                Output::Event(event) => end.on_event(now, event),
+            let path = match end.channel.poll_output(now, &mut batch) {
+                Output::Transmit { path } => path,
+                Output::Event(event) => {
+                    end.on_event(now, event);
+                    self.batch = batch;
+                    continue;
+                }
                 Output::Timeout(timeout) => {
                     end.timeout = timeout;
                     self.batch = batch;
                     return;
                 }
-            }
+            };
             for packet in batch.packets_mut() {
                 self.net
-                    .send(now, side.other(), &packet[8..], &mut self.random);
+                    .send(now, side.other(), path, &packet[8..], &mut self.random);
             }
             batch.clear();
             self.batch = batch;
@@ -193,11 +200,12 @@ impl Pair {
 }
 
 impl End {
-    fn new(channel: Channel) -> Self {
+    fn new(channel: Channel, secret: StaticSecret) -> Self {
         Self {
             channel,
             events: VecDeque::new(),
             admits: true,
+            secret,
             timeout: None,
         }
     }
@@ -212,6 +220,21 @@ impl End {
                 (false, _) => b"responder, full".to_vec(),
             };
             self.channel.proceed(now, hello);
+        }
+        match &event {
+            Event::RenewalDue => {
+                let renewed = self.channel.renew(now, &self.secret);
+                renewed.expect("a renewal that is due can begin");
+            }
+            Event::RenewalAsked => {
+                let hello = b"responder, again";
+                let answered = self.channel.answer_renewal(now, &self.secret, hello);
+                answered.expect("a renewal that was asked for can be answered");
+            }
+            Event::RenewalHello { .. } if self.admits => {
+                self.channel.proceed(now, b"initiator, again".to_vec());
+            }
+            _ => {}
         }
         self.events.push_back(event);
     }

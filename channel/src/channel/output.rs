@@ -5,7 +5,7 @@ use super::{
     phase::{Keys, Phase},
 };
 use crate::{
-    Batch, ClosedBy, Code, Reason, Time,
+    Batch, ClosedBy, Code, PathId, Reason, Time,
     frame::Frame,
     limits,
     record::{HEADER_LEN, Sealer},
@@ -14,8 +14,18 @@ use crate::{
 };
 
 impl Channel {
-    /// Puts packets into the batch; whether there are any.
-    pub(super) fn fill_batch(&mut self, batch: &mut Batch) -> bool {
+    /// Puts packets of one path into the batch; which path, if there are any.
+    pub(super) fn fill_batch(&mut self, batch: &mut Batch) -> Option<PathId> {
+        let before = batch.len();
+        let path = self
+            .fill_candidate(batch)
+            .or_else(|| self.fill_active(batch))?;
+        self.stats.packets_out += (batch.len() - before) as u64;
+        Some(path)
+    }
+
+    fn fill_active(&mut self, batch: &mut Batch) -> Option<PathId> {
+        let path = self.paths.active.filter(|&path| batch.takes(path))?;
         let before = batch.len();
         if self.greeting.due
             && batch.has_room()
@@ -28,12 +38,42 @@ impl Channel {
             self.greeting.sent_at = self.now;
         }
         while batch.has_room() && self.wants_record() && self.fill_record(batch) {}
-        let made = batch.len() - before;
-        self.stats.packets_out += made as u64;
-        made > 0
+        (batch.len() > before).then_some(path)
     }
 
-    fn wants_record(&self) -> bool {
+    /// What goes over the path that is being tried: a challenge, the answer to
+    /// the peer's, and what has been received, so that as little as possible
+    /// is sent again after the move.
+    fn fill_candidate(&mut self, batch: &mut Batch) -> Option<PathId> {
+        if !self.paths.candidate.as_ref().is_some_and(|new| new.due) {
+            return None;
+        }
+        let id = self.connection_id()?;
+        let candidate = self.paths.candidate.as_mut()?;
+        let keys = self.keys.as_mut()?;
+        if !batch.takes(candidate.path) || !batch.has_room() {
+            return None;
+        }
+        let start = batch.begin();
+        let out = batch.buffer();
+        let prefix = Sealer::begin(out, self.initiator.then_some(&id));
+        self.acks.put(out, self.now);
+        if let Some(answer) = candidate.answer.take() {
+            Frame::PathResponse(answer).put(out);
+        }
+        Frame::PathChallenge(candidate.challenge).put(out);
+        candidate.due = false;
+        candidate.sends += 1;
+        candidate.sent_at = self.now;
+        if keys.sealer.seal(out, start, prefix).is_none() {
+            batch.abort(start);
+            return None;
+        }
+        batch.end(start);
+        Some(candidate.path)
+    }
+
+    pub(super) fn wants_record(&self) -> bool {
         if let Phase::Closed(closing) = &self.phase {
             return closing.due;
         }
@@ -41,10 +81,9 @@ impl Channel {
             return false;
         }
         self.acks.is_due(self.now)
+            || self.paths.answer.is_some()
             || self.may_send_more()
-                && (self.owes.settings
-                    || self.owes.hello
-                    || self.owes.ping
+                && (self.owes.any()
                     || !self.datagrams_out.is_empty()
                     || self.streams.wants_to_send())
     }
@@ -56,14 +95,14 @@ impl Channel {
 
     /// Makes one record; whether it made one.
     fn fill_record(&mut self, batch: &mut Batch) -> bool {
-        let exhausted = |keys: &Keys| keys.sealer.next_number() >= self.config.key_limit;
+        let exhausted = |keys: &Keys| keys.sealer.sealed() >= self.config.key_limit;
         if !self.is_closed() && self.keys.as_deref().is_none_or(exhausted) {
             let text = "the channel's key has sealed as many records as it may";
             self.end(ClosedBy::Protocol, Reason::new(Code::KEY_EXHAUSTED, text));
         }
         let start = batch.begin();
         let out = batch.buffer();
-        Sealer::begin(out);
+        let prefix = Sealer::begin(out, None);
         let mut cargo = Cargo::default();
         self.fill_frames(out, start + HEADER_LEN, &mut cargo);
         let Some(keys) = &mut self.keys else {
@@ -74,7 +113,7 @@ impl Channel {
             batch.abort(start);
             return false;
         }
-        let Some(number) = keys.sealer.seal(out, start) else {
+        let Some(number) = keys.sealer.seal(out, start, prefix) else {
             batch.abort(start);
             return false;
         };
@@ -82,6 +121,7 @@ impl Channel {
         if cargo.eliciting {
             self.recovery.on_sent(number, cargo, self.now);
         }
+        self.mind_the_key();
         true
     }
 
@@ -96,6 +136,9 @@ impl Channel {
             && let Some(largest) = self.acks.put(out, self.now)
         {
             cargo.push(Carried::Ack(largest));
+        }
+        if let Some(answer) = self.paths.answer.take() {
+            Frame::PathResponse(answer).put(out);
         }
         if !self.may_send_more() {
             return;
@@ -114,6 +157,7 @@ impl Channel {
             Frame::Ping.put(out);
             cargo.push(Carried::Ping);
         }
+        self.put_renewal(out, cargo);
         while let Some(datagram) = self.datagrams_out.front()
             && end - out.len() >= datagram.len() + 4
         {
@@ -129,10 +173,11 @@ impl Channel {
         if self.is_closed() {
             return None;
         }
+        let with_path = self.paths.active.is_some();
         [
             self.timers.next(),
-            self.acks.deadline(),
-            self.recovery.deadline(),
+            self.acks.deadline().filter(|_| with_path),
+            self.recovery.deadline().filter(|_| with_path),
         ]
         .into_iter()
         .flatten()

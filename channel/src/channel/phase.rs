@@ -5,13 +5,14 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use zeroize::Zeroizing;
 
-use super::Channel;
+use super::{Channel, renew::Renewing};
 use crate::{
-    ClosedBy, Code, Config, Event, Reason, StaticSecret, Stats, Time,
+    ClosedBy, Code, Config, Event, PathId, Reason, StaticSecret, Stats, Time,
     ack::Acks,
     frame::Frame,
-    handshake::{Established, Initiator, InitiatorChecking, Responder},
+    handshake::{EpochSecret, Established, Initiator, InitiatorChecking, Responder},
     limits,
+    path::Paths,
     record::{Opener, Sealer},
     recovery::Recovery,
     streams::Streams,
@@ -36,7 +37,7 @@ pub(super) enum Phase {
     /// Responder: message 2 is out.
     Answered(Box<Responder>),
     /// The owner looks at the peer's last hello; what comes meanwhile is held.
-    Admitting(Vec<BytesMut>),
+    Admitting(Vec<(PathId, BytesMut)>),
     /// The peer is admitted, its SETTINGS are to come.
     AwaitingSettings,
     Ready,
@@ -66,6 +67,10 @@ pub(super) struct Greeting {
 pub(super) struct Keys {
     pub(super) sealer: Sealer,
     pub(super) opener: Opener,
+    /// How often they have been renewed.
+    pub(super) epoch: u64,
+    /// What the next ones are bound to.
+    pub(super) secret: EpochSecret,
 }
 
 /// What the channel itself (not a stream) has to put into a record.
@@ -76,7 +81,17 @@ pub(super) struct Owes {
     /// The responder's last hello, until it has arrived.
     pub(super) hello_bytes: Option<Box<[u8]>>,
     pub(super) ping: bool,
+    /// This side's message of the renewal that is under way.
+    pub(super) renew: bool,
+    pub(super) renew_request: bool,
     pub(super) settings_seen: bool,
+}
+
+impl Owes {
+    /// Whether there is anything to put into a record.
+    pub(super) fn any(&self) -> bool {
+        self.settings || self.hello || self.ping || self.renew || self.renew_request
+    }
 }
 
 /// A closed channel only repeats why.
@@ -104,6 +119,9 @@ impl Channel {
             handshake_hash: None,
             greeting: Greeting::default(),
             keys: None,
+            paths: Paths::new(),
+            renewing: Renewing::default(),
+            heard_at: now,
             owes: Owes::default(),
             acks: Acks::default(),
             recovery: Recovery::default(),
@@ -166,7 +184,10 @@ impl Channel {
         self.keys = Some(Box::new(Keys {
             sealer: Sealer::new(seal),
             opener: Opener::new(open),
+            epoch: 0,
+            secret: established.secret,
         }));
+        self.note_epoch();
         self.handshake_hash = Some(established.hash);
         self.remote_static = Some(established.remote_static);
         self.set_after(Timer::Idle, self.config.idle_timeout);
@@ -193,7 +214,8 @@ impl Channel {
         if self.is_closed() {
             return;
         }
-        let tell = self.keys.is_some() && by != ClosedBy::Peer;
+        let tell =
+            self.keys.is_some() && self.paths.active.is_some() && by != ClosedBy::Peer;
         self.phase = Phase::Closed(Closing {
             reason: tell.then(|| reason.clone()),
             due: tell,
@@ -207,6 +229,8 @@ impl Channel {
         self.acks = Acks::default();
         self.recovery = Recovery::default();
         self.timers.clear();
+        self.paths.candidate = None;
+        self.renewing = Renewing::default();
         self.owes = Owes::default();
         self.greeting = Greeting::default();
         self.datagrams_out = VecDeque::new();

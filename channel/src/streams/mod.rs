@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 pub(crate) use self::outgoing::Filled;
 use crate::{
-    Code, Config, Event, OpenError, ReadOutcome, Reason, StreamError, StreamId,
+    Code, Config, Event, OpenError, Priority, ReadOutcome, Reason, StreamError, StreamId,
     flow::Credit,
     frame::Settings,
     limits,
@@ -94,6 +94,7 @@ struct Stream {
     recv: RecvHalf,
     owes: Owes,
     life: Life,
+    priority: Priority,
     /// The header of our OPEN, until it has arrived.
     header: Option<Box<[u8]>>,
     /// Is in `ready`.
@@ -283,6 +284,12 @@ impl Streams {
         Ok(taken)
     }
 
+    pub(crate) fn set_priority(&mut self, id: StreamId, priority: Priority) {
+        if let Some(stream) = self.map.get_mut(&id) {
+            stream.priority = priority;
+        }
+    }
+
     pub(crate) fn read(&mut self, id: StreamId) -> Result<ReadOutcome, StreamError> {
         let stream = Self::live(&mut self.map, id)?;
         match stream.recv.read(&mut self.shared) {
@@ -314,6 +321,7 @@ impl Streams {
             recv: RecvHalf::new(self.stream_window),
             owes: Owes::default(),
             life,
+            priority: Priority::default(),
             header: None,
             queued: false,
             starved: false,

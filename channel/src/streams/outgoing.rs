@@ -94,7 +94,12 @@ impl Streams {
                 Fate::Arrived,
             )
             | (
-                Carried::Hello | Carried::Settings | Carried::Ping | Carried::Ack(_),
+                Carried::Hello
+                | Carried::Settings
+                | Carried::Ping
+                | Carried::Renew
+                | Carried::RenewRequest
+                | Carried::Ack(_),
                 Fate::Arrived | Fate::Lost,
             ) => {}
         }

@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use super::Duo;
 use crate::{
-    Batch, Channel, ClosedBy, Code, Config, DatagramError, Event, OpenError, Output, ReadOutcome,
-    Reason, StreamError, StreamId, Time, limits,
+    Batch, Channel, ClosedBy, Code, Config, DatagramError, Event, OpenError, Output, PathId,
+    ReadOutcome, Reason, StreamError, StreamId, Time, limits,
 };
 
 fn ready() -> Duo {
@@ -300,7 +300,7 @@ fn a_closed_channel_answers_a_flood_with_a_few_packets() {
     duo.a.drain(duo.now);
     for _ in 0..10_000 {
         let packet = bytes::BytesMut::from(&[4u8; 40][..]);
-        duo.a.channel.handle_input(duo.now, packet);
+        duo.a.channel.handle_input(duo.now, PathId::FIRST, packet);
         duo.a.drain(duo.now);
     }
     assert!(duo.a.out.len() <= 1 + limits::MAX_CLOSE_REPEATS as usize);

@@ -5,12 +5,12 @@
 use serde_json::{Value, json};
 
 use crate::{
-    StaticSecret, StreamId, crypto,
+    ConnectionId, StaticSecret, StreamId, crypto,
     crypto::{Encapsulated, KemKey, Resolver},
-    frame::{self, Frame, Settings},
-    handshake::{Initiator, NOISE_NAME, Responder},
-    packet::FirstHeader,
-    record::{RecordKey, Sealer},
+    frame::{self, Frame, RenewPart, Settings},
+    handshake::{EpochSecret, Established, Initiator, NOISE_NAME, Responder},
+    packet::{self, FirstHeader},
+    record::{HEADER_LEN, Prefix, RecordKey, Sealer},
     varint,
 };
 
@@ -84,18 +84,17 @@ fn handshake_vector(secret: &[u8], public: &[u8], kem: Encapsulated) -> Value {
         crypto::hkdf::<32>(b"fairway/1 ml-kem-768 psk", &kem.shared, &[&transcript])
     };
 
-    let key = KemKey::from_parts(secret, public).unwrap();
-    let (initiator, first) = Initiator::start(&keys[0], &seeds[0], key, &header).unwrap();
-    let (responder, second) =
-        Responder::answer(&keys[1], &seeds[1], &first, hellos[0], |_| Ok(kem)).unwrap();
-    let (checking, hello) = initiator.read_second(&second).ok().unwrap();
-    assert_eq!(hello, hellos[0]);
-    assert_eq!(checking.remote_static(), keys[1].public());
-    let (third, established) = checking.write_third(hellos[1]).unwrap();
-    let (hello, other) = responder.read_third(&third).ok().unwrap();
-    assert_eq!(hello, hellos[1]);
-    assert_eq!(other.hash, established.hash);
-    assert_eq!(other.remote_static, keys[0].public());
+    let prologue = header.encode();
+    let outs = [prologue.clone(), vec![packet::SECOND], vec![packet::THIRD]];
+    let run = Run {
+        keys: &keys,
+        seeds: &seeds,
+        prologue: &prologue,
+        hellos: [hellos[0], hellos[1]],
+        outs,
+        before: None,
+    };
+    let ([first, second, third], established) = run.go(secret, public, kem);
 
     json!({
         "noise": NOISE_NAME,
@@ -103,7 +102,7 @@ fn handshake_vector(secret: &[u8], public: &[u8], kem: Encapsulated) -> Value {
         "responder": party(&keys[1], &seeds[1]),
         "purpose": header.purpose,
         "dialled": header.dialled,
-        "prologue": hex(&header.encode()),
+        "prologue": hex(&prologue),
         "ml_kem_768": ml_kem,
         "psk": hex(&*psk),
         "hello_2": hex(hellos[0]),
@@ -112,8 +111,145 @@ fn handshake_vector(secret: &[u8], public: &[u8], kem: Encapsulated) -> Value {
         "packet_2": hex(&second),
         "packet_3": hex(&third),
         "handshake_hash": hex(&established.hash),
+        "connection_id": ConnectionId::derive(&established.hash).to_string(),
+        "epoch_secret": hex(established.secret.expose()),
         "to_responder": direction(&established.to_responder),
         "to_initiator": direction(&established.to_initiator),
+        "attach": attach(&established),
+        "renewal": renewal(&established.secret, secret, public, &ml_kem),
+    })
+}
+
+/// One handshake, of either kind.
+struct Run<'a> {
+    keys: &'a [StaticSecret; 2],
+    seeds: &'a [[u8; 32]; 2],
+    prologue: &'a [u8],
+    hellos: [&'a [u8]; 2],
+    /// What stands before each message.
+    outs: [Vec<u8>; 3],
+    before: Option<&'a EpochSecret>,
+}
+
+impl Run<'_> {
+    fn go(self, secret: &[u8], public: &[u8], kem: Encapsulated) -> ([Vec<u8>; 3], Established) {
+        let Self {
+            keys,
+            seeds,
+            prologue,
+            hellos,
+            outs: [out_1, out_2, out_3],
+            before,
+        } = self;
+        let skip = [out_1.len(), out_2.len(), out_3.len()];
+        let key = KemKey::from_parts(secret, public).unwrap();
+        let (initiator, first) =
+            Initiator::start(&keys[0], &seeds[0], key, prologue, out_1).unwrap();
+        let message = &first[skip[0]..];
+        let encapsulate = |_: &[u8]| Ok(kem);
+        let (responder, second) = Responder::answer(
+            &keys[1],
+            &seeds[1],
+            prologue,
+            message,
+            hellos[0],
+            out_2,
+            encapsulate,
+        )
+        .unwrap();
+        let (checking, hello) = initiator.read_second(&second[skip[1]..]).ok().unwrap();
+        assert_eq!(hello, hellos[0]);
+        assert_eq!(checking.remote_static(), keys[1].public());
+        let (third, established) = checking.write_third(hellos[1], out_3, before).unwrap();
+        let (hello, other) = responder.read_third(&third[skip[2]..], before).ok().unwrap();
+        assert_eq!(hello, hellos[1]);
+        assert_eq!(other.hash, established.hash);
+        assert_eq!(other.remote_static, keys[0].public());
+        assert_eq!(other.secret.expose(), established.secret.expose());
+        ([first, second, third], established)
+    }
+}
+
+/// An ATTACH of the initiator, as its record 3.
+fn attach(established: &Established) -> Value {
+    let mut sealer = Sealer::new(&established.to_responder);
+    for _ in 0..3 {
+        let mut out = vec![0; HEADER_LEN];
+        sealer.seal(&mut out, 0, Prefix::None).unwrap();
+    }
+    let id = ConnectionId::derive(&established.hash);
+    let mut plaintext = Vec::new();
+    Frame::PathChallenge(*b"eight by").put(&mut plaintext);
+    let mut out = Vec::new();
+    let prefix = Sealer::begin(&mut out, Some(&id));
+    out.extend_from_slice(&plaintext);
+    let number = sealer.seal(&mut out, 0, prefix).unwrap();
+    json!({ "number": number, "plaintext": hex(&plaintext), "packet": hex(&out) })
+}
+
+/// The renewal that makes epoch 1, with other static keys and the same KEM key
+/// (which a real end never uses twice).
+fn renewal(before: &EpochSecret, secret: &[u8], public: &[u8], ml_kem: &Value) -> Value {
+    let keys = [5, 6].map(|byte| StaticSecret::from_bytes([byte; 32]));
+    let seeds = [[7; 32], [8; 32]];
+    let prologue = before.renewal_prologue(1);
+    let hellos = [
+        &b"responder's newer credential"[..],
+        b"initiator's newer credential",
+    ];
+    let kem = Encapsulated {
+        ciphertext: unhex(&ml_kem["ciphertext"]),
+        shared: unhex(&ml_kem["shared_secret"]).into(),
+    };
+    let run = Run {
+        keys: &keys,
+        seeds: &seeds,
+        prologue: &prologue,
+        hellos,
+        outs: [const { Vec::new() }; 3],
+        before: Some(before),
+    };
+    let (messages, established) = run.go(secret, public, kem);
+    let parts = [RenewPart::First, RenewPart::Second, RenewPart::Third];
+    let frames: Vec<Value> = parts
+        .into_iter()
+        .zip(&messages)
+        .map(|(part, message)| {
+            let mut out = Vec::new();
+            Frame::Renew {
+                epoch: 1,
+                part,
+                message,
+            }
+            .put(&mut out);
+            json!(hex(&out))
+        })
+        .collect();
+    // Packet numbers go on; only the type byte and the key change.
+    let mut sealer = Sealer::new(&established.to_responder);
+    for _ in 0..10 {
+        let mut out = vec![0; HEADER_LEN];
+        sealer.seal(&mut out, 0, Prefix::None).unwrap();
+    }
+    sealer.switch(&established.to_responder);
+    let mut record = Vec::new();
+    let prefix = Sealer::begin(&mut record, None);
+    record.push(1);
+    sealer.seal(&mut record, 0, prefix).unwrap();
+    let (key, iv) = established.to_responder.expose();
+    let (other_key, other_iv) = established.to_initiator.expose();
+    json!({
+        "initiator": party(&keys[0], &seeds[0]),
+        "responder": party(&keys[1], &seeds[1]),
+        "prologue": hex(&prologue),
+        "hello_2": hex(hellos[0]),
+        "hello_3": hex(hellos[1]),
+        "frames": frames,
+        "handshake_hash": hex(&established.hash),
+        "epoch_secret": hex(established.secret.expose()),
+        "to_responder": { "key": hex(key), "iv": hex(iv) },
+        "to_initiator": { "key": hex(other_key), "iv": hex(other_iv) },
+        "record_10_to_responder": { "plaintext": "01", "packet": hex(&record) },
     })
 }
 
@@ -138,9 +274,9 @@ fn direction(key: &RecordKey) -> Value {
         .map(|plaintext| {
             let number = sealer.next_number();
             let mut out = Vec::new();
-            Sealer::begin(&mut out);
+            let prefix = Sealer::begin(&mut out, None);
             out.extend_from_slice(&unhex(&json!(plaintext)));
-            sealer.seal(&mut out, 0).unwrap();
+            sealer.seal(&mut out, 0, prefix).unwrap();
             json!({ "number": number, "plaintext": plaintext, "packet": hex(&out) })
         })
         .collect();
@@ -208,6 +344,14 @@ fn frames() {
                 code: u32::MAX,
                 reason: "fertig ✓",
             },
+            Frame::PathChallenge([1, 2, 3, 4, 5, 6, 7, 8]),
+            Frame::PathResponse([1, 2, 3, 4, 5, 6, 7, 8]),
+            Frame::Renew {
+                epoch: 300,
+                part: RenewPart::Third,
+                message: b"a handshake message",
+            },
+            Frame::RenewRequest,
         ]
         .iter()
         .map(good_frame)
@@ -217,8 +361,11 @@ fn frames() {
     });
 }
 
-const REFUSED: [(&str, &str); 9] = [
-    ("unknown frame type", "12"),
+const REFUSED: [(&str, &str); 12] = [
+    ("unknown frame type", "16"),
+    ("challenge of 7 bytes", "1201020304050607"),
+    ("part 4 of a renewal", "14010400"),
+    ("part 0 of a renewal", "14010000"),
     ("frame type is a reserved one", "07"),
     ("cut short", "0800"),
     ("data shorter than its length", "08000005686921"),
@@ -303,5 +450,22 @@ fn fields(frame: &Frame<'_>) -> Value {
         Frame::Close { code, reason } => {
             json!({ "frame": "CLOSE", "code": code, "reason": reason })
         }
+        Frame::PathChallenge(data) => json!({ "frame": "PATH_CHALLENGE", "data": hex(&data) }),
+        Frame::PathResponse(data) => json!({ "frame": "PATH_RESPONSE", "data": hex(&data) }),
+        Frame::Renew {
+            epoch,
+            part,
+            message,
+        } => json!({
+            "frame": "RENEW",
+            "epoch": epoch,
+            "part": match part {
+                RenewPart::First => 1,
+                RenewPart::Second => 2,
+                RenewPart::Third => 3,
+            },
+            "message": hex(message),
+        }),
+        Frame::RenewRequest => json!({ "frame": "RENEW_REQUEST" }),
     }
 }

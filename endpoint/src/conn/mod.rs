@@ -13,7 +13,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use fairway_channel::{Batch, ReadOutcome, StreamId};
+use fairway_channel::{Batch, PathId, ReadOutcome, StreamId};
 use fairway_identity::VerifiedTrustSet;
 use fairway_session::{
     Code, Event, Grant, OpenError, OpenRequest, OpenTarget, Output, PeerInfo, Refusal, Rules,
@@ -233,7 +233,7 @@ impl Conn {
         let mut inner = self.lock();
         let now = self.clock.now();
         for packet in packets {
-            inner.session.handle_input(now, packet);
+            inner.session.handle_input(now, PathId::FIRST, packet);
         }
     }
 
@@ -266,7 +266,7 @@ impl Conn {
         let now = self.clock.now();
         loop {
             match inner.session.poll_output(now, batch) {
-                Output::Transmit => return Progress::Transmit,
+                Output::Transmit { .. } => return Progress::Transmit,
                 Output::Event(event) => self.on_event(&mut inner, event, polled),
                 Output::Timeout(at) => return Progress::Drained(inner.next_timer(at)),
             }
@@ -352,6 +352,11 @@ impl Conn {
             },
             Event::StreamsAvailable => polled.wakers.append(&mut inner.opening),
             Event::Finished(_) | Event::Datagram(_) | Event::Alive => {}
+            Event::Renewed(peer) => {
+                self.state.send_replace(ConnState::Ready(peer));
+            }
+            // This session has one path only.
+            Event::PathActive { .. } | Event::PathFailed { .. } | Event::PathSilent { .. } => {}
             Event::Reset { stream, refusal } => match inner.streams.get_mut(&stream) {
                 Some(slot) => {
                     slot.recv_error.get_or_insert(StreamError::Reset(refusal));

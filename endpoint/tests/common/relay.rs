@@ -12,7 +12,8 @@ use fairway_control::{FrameReader, Message, Reason, frame, reason};
 use fairway_endpoint::link::LinkReader;
 use fairway_identity::{Address, Clock, HostPort, UnixSeconds};
 use fairway_session::{
-    Admit, Batch, Config, Event, Local, Now, Output, ReadOutcome, Rules, Session, StaticSecret,
+    Admit, Batch, Config, Event, Local, Now, Output, PathId, ReadOutcome, Rules, Session,
+    StaticSecret,
     StreamId,
 };
 use tokio::io::AsyncWriteExt;
@@ -187,7 +188,7 @@ impl Link {
             if circuit == CircuitId::LINK {
                 let now = self.shared.now();
                 while let Some(packet) = run.next_payload() {
-                    self.session.handle_input(now, packet);
+                    self.session.handle_input(now, PathId::FIRST, packet);
                 }
             } else if let Some((other, id)) = self.circuits.get(&circuit.0) {
                 let _ = other.send(ToLink::Frames(run.rewrite(CircuitId(*id))));
@@ -233,7 +234,7 @@ impl Link {
                 let _ = self.session.write(now, stream, &mut self.output);
             }
             match self.session.poll_output(now, &mut batch) {
-                Output::Transmit => {
+                Output::Transmit { .. } => {
                     for packet in batch.packets_mut() {
                         let length = packet.len() - LINK_HEADER;
                         let head = header(FrameKind::Data, CircuitId::LINK, length).unwrap();

@@ -10,7 +10,7 @@ use fairway_control::{FrameReader, Reason, frame, reason};
 use fairway_identity::{Address, VerifiedTrustSet};
 use fairway_session::{
     AnswerError, Batch, Code, Config, Event, Grant, Now, Output, PeerInfo, Permit, ReadOutcome,
-    Refusal, Session, StreamId, Time, code,
+    PathId, Refusal, Session, StreamId, Time, code,
 };
 
 use super::identity::Identity;
@@ -69,7 +69,8 @@ impl Control {
     pub(super) fn input(&mut self, now: Now, mut run: Run) {
         while let Some(packet) = run.next_payload() {
             // Out of the large read buffer: the session may keep it for a while.
-            self.session.handle_input(now, BytesMut::from(&packet[..]));
+            self.session
+                .handle_input(now, PathId::FIRST, BytesMut::from(&packet[..]));
         }
     }
 
@@ -115,7 +116,7 @@ impl Control {
         self.write(now);
         loop {
             match self.session.poll_output(now, batch) {
-                Output::Transmit => {}
+                Output::Transmit { .. } => {}
                 Output::Event(event) => self.on_event(now, event),
                 Output::Timeout(at) => {
                     self.timeout = at;
@@ -194,6 +195,10 @@ impl Control {
             | Event::Finished(_)
             | Event::Datagram(_)
             | Event::Alive => {}
+            // The same subject; the session judges it by its newer credential.
+            Event::Renewed(_) => {}
+            // The session of a link ends with its connection: it has one path.
+            Event::PathActive { .. } | Event::PathFailed { .. } | Event::PathSilent { .. } => {}
         }
     }
 

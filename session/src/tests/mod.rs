@@ -6,10 +6,12 @@ mod hello;
 mod lifetime;
 mod model;
 mod pair;
+mod paths;
+mod renewal;
 mod refuse;
 mod rules;
 mod streams;
 mod world;
 
-use pair::{Pair, now};
+use pair::{End, Pair, now};
 use world::{World, address, allow, deny, http_allow};

@@ -15,8 +15,8 @@ use fairway_control::{FrameReader, frame};
 use fairway_daemon::Drain;
 use fairway_identity::{Address, Clock, RootHash, UnixSeconds};
 use fairway_session::{
-    Batch, Config, Event, Local, Now, OpenRequest, Output, ReadOutcome, Refusal, Rules, Session,
-    StaticSecret, StreamId, code,
+    Batch, Config, Event, Local, Now, OpenRequest, Output, PathId, ReadOutcome, Refusal, Rules,
+    Session, StaticSecret, StreamId, code,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -419,7 +419,8 @@ impl Peer {
             let circuit = run.circuit();
             while let Some(payload) = run.next_payload() {
                 if circuit == CircuitId::LINK {
-                    self.session.handle_input(now(self.began), payload);
+                    let now = now(self.began);
+                    self.session.handle_input(now, PathId::FIRST, payload);
                 } else {
                     self.data.push_back((circuit.0, payload.freeze()));
                 }
@@ -432,7 +433,7 @@ impl Peer {
     async fn pump(&mut self) -> io::Result<()> {
         loop {
             match self.session.poll_output(now(self.began), &mut self.batch) {
-                Output::Transmit => {}
+                Output::Transmit { .. } => {}
                 Output::Event(event) => self.on_event(event),
                 Output::Timeout(_) => break,
             }

@@ -1,0 +1,160 @@
+//! Renewal: new keys, and both sides show anew who they are (SPEC.md section 7).
+
+use std::sync::Arc;
+
+use fairway_channel::{RenewError, Time};
+
+use super::{Admitted, Phase, Role, Session};
+use crate::admit::{self, Known};
+use crate::code::{self, Refusal};
+use crate::event::Event;
+use crate::hello::Hello;
+use crate::local::{Local, Now};
+use crate::peer::Standing;
+
+/// A changed trust set makes sessions renew within this time, not all at once.
+const RENEWAL_SPREAD: Time = Time::from_secs(60);
+
+impl Session {
+    /// Renews the keys now, with all that belongs to it. A session does so by
+    /// itself: at least hourly, after much use, and with a new
+    /// [`set_local`](Self::set_local). Nothing waits meanwhile.
+    pub fn renew(&mut self, now: Now) {
+        if !self.is_established() {
+            return;
+        }
+        match self.role {
+            Role::Dialler(_) => match self.channel.renew(now.mono, &self.local.secret) {
+                // One that is under way is followed by another.
+                Ok(()) => {}
+                Err(error @ RenewError::Crypto) => {
+                    let refusal = Refusal::new(code::OVERLOADED, error.to_string());
+                    self.end(now, refusal);
+                }
+                Err(RenewError::WrongSide | RenewError::NotReady | RenewError::NotAsked) => {}
+            },
+            Role::Answerer(_) => self.channel.request_renewal(now.mono),
+        }
+    }
+
+    /// This side has a new credential (and key): the peer is shown it in a
+    /// renewal. It must be of the same subject and UID, or the peer ends the
+    /// session; one of a side that had none before is not shown, since a
+    /// session never changes who its ends are. The instance stays the old one.
+    pub fn set_local(&mut self, now: Now, local: Local) {
+        if !self.is_established() {
+            // The handshake goes on with what it was begun with.
+            if !self.is_closed() {
+                self.next_local = Some(Box::new(local));
+            }
+            return;
+        }
+        if local.is_anonymous() != self.local.is_anonymous() {
+            return;
+        }
+        let trust = self.local.trust.take();
+        let instance = self.local.instance;
+        self.local = Local { instance, ..local };
+        // Whichever is newer.
+        if let Some(newer) = self.local.trust.take() {
+            self.local.trust = trust;
+            self.set_trust(now, newer);
+        } else {
+            self.local.trust = trust;
+        }
+        self.renew(now);
+    }
+
+    /// A newer trust set holds: peers may have newer credentials to show.
+    pub(super) fn renew_soon(&mut self, now: Now) {
+        if self.is_established() {
+            self.channel.renew_within(now.mono, RENEWAL_SPREAD);
+        }
+    }
+
+    /// The session has just been established.
+    pub(super) fn apply_next_local(&mut self, now: Now) {
+        if let Some(local) = self.next_local.take() {
+            self.set_local(now, *local);
+        }
+    }
+
+    /// The dialler has begun: this side shows its full credential, and the
+    /// newest trust set.
+    pub(super) fn answer_renewal(&mut self, now: Now) {
+        let hello = Hello {
+            credential: self.full_credential(),
+            trust_set: self
+                .local
+                .trust
+                .as_ref()
+                .map(|trust| trust.bytes().to_vec()),
+            instance: self.local.instance,
+        };
+        let secret = &self.local.secret;
+        let answered = self
+            .channel
+            .answer_renewal(now.mono, secret, &hello.to_bytes());
+        if let Err(error @ RenewError::Crypto) = answered {
+            let refusal = Refusal::new(code::OVERLOADED, error.to_string());
+            self.end(now, refusal);
+        }
+    }
+
+    /// What the peer shows in a renewal: from here on it is judged by that.
+    pub(super) fn on_renewal_hello(
+        &mut self,
+        now: Now,
+        key: [u8; 32],
+        bytes: &[u8],
+    ) -> Result<(), Refusal> {
+        let hello = admit::read_hello(bytes)?;
+        self.learn_trust(&hello)?;
+        let rules = self.live.rules();
+        let known = Known {
+            trust: self.local.trust.as_ref(),
+            rules: &rules,
+            clock: now.clock,
+        };
+        let Phase::Established(admitted, info) = &self.phase else {
+            return Err(Refusal::new(code::MALFORMED, "a renewal out of turn"));
+        };
+        if hello.instance != admitted.instance {
+            let text = "the peer's process is another in the renewal";
+            return Err(Refusal::new(code::MALFORMED, text));
+        }
+        let dialled = admitted.dialled.clone();
+        let present = &admitted.standing;
+        let (standing, answer) = match &self.role {
+            Role::Dialler(_) => {
+                let Standing::Verified(peer) = present else {
+                    return Err(Refusal::new(code::MALFORMED, "a renewal out of turn"));
+                };
+                let peer = admit::check_full(&hello, &key, &dialled, peer, &known)?;
+                (Standing::Verified(peer), self.own_hello(&hello))
+            }
+            Role::Answerer(_) => {
+                let standing = admit::check_caller(&hello, &key, &known)?;
+                admit::check_same(present, &standing)?;
+                (standing, Vec::new())
+            }
+        };
+        let hash = *info.handshake_hash();
+        let admitted = Admitted::new(standing, hello, key, dialled, now.clock);
+        let info = admitted.info(hash);
+        self.phase = Phase::Established(admitted, info.clone());
+        self.channel.proceed(now.mono, answer);
+        self.events.push_back(Event::Renewed(info.clone()));
+        // Attributes may be others than before.
+        if let Some(caller) = info.caller() {
+            let over = self.live.set_caller(&caller);
+            self.end_streams(now, over);
+        }
+        Ok(())
+    }
+
+    pub(super) fn full_credential(&self) -> Option<Vec<u8>> {
+        let credential = self.local.credential.as_ref().map(Arc::as_ref);
+        credential.map(|credential| credential.full.clone())
+    }
+}
