@@ -9,7 +9,8 @@
 
 use bytes::{Bytes, BytesMut};
 use fairway_channel::{
-    Batch, Channel, Config, Event, Output, PathId, ReadOutcome, StaticSecret, StreamId, Time, limits,
+    Batch, Channel, Config, Event, Output, PathId, ReadOutcome, StaticSecret, StreamId, Time,
+    limits,
 };
 
 /// Full packets in one read buffer, and how many of those are used in turn. A

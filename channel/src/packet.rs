@@ -15,11 +15,6 @@ pub(crate) const ATTACH: u8 = 5;
 /// A record of an odd epoch.
 pub(crate) const RECORD_ODD: u8 = 6;
 
-/// The type byte of the records of an epoch.
-pub(crate) const fn record_kind(epoch: u64) -> u8 {
-    if epoch & 1 == 0 { RECORD } else { RECORD_ODD }
-}
-
 /// The protocol version that this crate speaks.
 pub(crate) const VERSION: u8 = 1;
 /// X25519, ML-KEM-768, AES-256-GCM, SHA-256.

@@ -9,8 +9,8 @@
 use bytes::{Bytes, BytesMut};
 
 use crate::{
-    Batch, Channel, Config, Event, Output, PathId, ReadOutcome, StaticSecret, StreamId, Time, frame,
-    frame::Frame, packet,
+    Batch, Channel, Config, Event, Output, PathId, ReadOutcome, StaticSecret, StreamId, Time,
+    frame, frame::Frame, packet,
 };
 
 /// A fuzz entry: survives any bytes.

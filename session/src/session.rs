@@ -15,9 +15,9 @@ use fairway_channel::{
 use fairway_identity::{Address, Clock, VerifiedPeer, VerifiedTrustSet};
 use thiserror::Error;
 
+use crate::Code;
 use crate::admit::{self, Known};
 use crate::code::{self, Refusal};
-use crate::Code;
 use crate::event::{Event, Output};
 use crate::grant::{Denied, Grant};
 use crate::hello::Hello;

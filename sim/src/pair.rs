@@ -63,15 +63,8 @@ impl Pair {
         };
         let [secret_a, seed_a, secret_b, seed_b] = [draw(), draw(), draw(), draw()];
         let secret_a = StaticSecret::from_bytes(secret_a);
-        let initiator = Channel::initiator(
-            a,
-            &secret_a,
-            seed_a,
-            0,
-            "responder.sim",
-            Time::ZERO,
-        )
-        .expect("the dialled name is short");
+        let initiator = Channel::initiator(a, &secret_a, seed_a, 0, "responder.sim", Time::ZERO)
+            .expect("the dialled name is short");
         let secret_b = StaticSecret::from_bytes(secret_b);
         let hello = b"responder, lean".to_vec();
         let responder = Channel::responder(b, &secret_b, seed_b, hello, Time::ZERO);

@@ -118,12 +118,7 @@ impl Channel {
 
     /// Answers a challenge on the path that it came on. In an ATTACH it is
     /// also the wish to use that path.
-    pub(super) fn on_challenge(
-        &mut self,
-        path: PathId,
-        challenge: Challenge,
-        prefix: Prefix,
-    ) {
+    pub(super) fn on_challenge(&mut self, path: PathId, challenge: Challenge, prefix: Prefix) {
         if self.paths.active == Some(path) {
             self.paths.answer = Some(challenge);
             return;
@@ -164,8 +159,8 @@ impl Channel {
         }
         candidate.due = true;
         candidate.resend_after = (candidate.resend_after * 2).min(RESEND_MAX);
-        let after = candidate.resend_after;
-        self.set_after(Timer::Candidate, Some(after));
+        let next = (self.now + candidate.resend_after).min(candidate.gives_up_at);
+        self.timers.set(Timer::Candidate, Some(next));
     }
 
     /// Says that the path may be dead, once.

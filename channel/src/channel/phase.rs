@@ -214,8 +214,7 @@ impl Channel {
         if self.is_closed() {
             return;
         }
-        let tell =
-            self.keys.is_some() && self.paths.active.is_some() && by != ClosedBy::Peer;
+        let tell = self.keys.is_some() && self.paths.active.is_some() && by != ClosedBy::Peer;
         self.phase = Phase::Closed(Closing {
             reason: tell.then(|| reason.clone()),
             due: tell,

@@ -5,12 +5,11 @@ use proptest::prelude::*;
 
 use super::{Duo, End};
 use crate::{
-    Channel, ClosedBy, Code, Config, CreateError, Event, OpenError, PathId, Reason,
-    StaticSecret, Time,
+    Channel, ClosedBy, Code, Config, CreateError, Event, OpenError, PathId, Reason, StaticSecret,
+    Time,
     crypto::{self, KemKey},
     handshake::{Initiator, Responder},
     limits,
-    packet::FirstHeader,
 };
 
 fn fresh() -> Duo {
@@ -93,7 +92,9 @@ fn a_bit_changed_anywhere_ends_the_handshake() {
             let (mut duo, mut packet) = up_to(number);
             packet[at] ^= 0x10;
             let now = duo.now;
-            receiver(&mut duo, number).channel.handle_input(now, PathId::FIRST, packet);
+            receiver(&mut duo, number)
+                .channel
+                .handle_input(now, PathId::FIRST, packet);
             duo.run();
             let ready = duo.a.channel.is_ready() || duo.b.channel.is_ready();
             assert!(!ready, "message {number}, byte {at}");
@@ -117,7 +118,9 @@ fn a_handshake_message_cut_anywhere_ends_the_handshake() {
             let (mut duo, mut packet) = up_to(number);
             packet.truncate(cut);
             let now = duo.now;
-            receiver(&mut duo, number).channel.handle_input(now, PathId::FIRST, packet);
+            receiver(&mut duo, number)
+                .channel
+                .handle_input(now, PathId::FIRST, packet);
             duo.run();
             let ready = duo.a.channel.is_ready() || duo.b.channel.is_ready();
             assert!(!ready, "message {number} cut at {cut}");
@@ -125,7 +128,9 @@ fn a_handshake_message_cut_anywhere_ends_the_handshake() {
         let (mut duo, mut packet) = up_to(number);
         packet.extend_from_slice(&[0; 5000]);
         let now = duo.now;
-        receiver(&mut duo, number).channel.handle_input(now, PathId::FIRST, packet);
+        receiver(&mut duo, number)
+            .channel
+            .handle_input(now, PathId::FIRST, packet);
         duo.run();
         assert!(!duo.a.channel.is_ready() && !duo.b.channel.is_ready());
     }
@@ -175,10 +180,6 @@ fn a_repeated_message_is_answered_with_the_same_answer() {
 #[test]
 fn hellos_have_a_limit_at_both_ends() {
     let secret = StaticSecret::from_bytes([1; 32]);
-    let header = FirstHeader {
-        purpose: 0,
-        dialled: "b",
-    };
     for (length, fits) in [(limits::MAX_HELLO, true), (limits::MAX_HELLO + 1, false)] {
         let hello = vec![7; length];
         let start = |seed| {

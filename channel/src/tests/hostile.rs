@@ -178,7 +178,9 @@ fn short_and_long_records_are_counted_and_dropped() {
             .channel
             .handle_input(duo.now, PathId::FIRST, BytesMut::from(&packet[..]));
     }
-    duo.b.channel.handle_input(duo.now, PathId::FIRST, BytesMut::new());
+    duo.b
+        .channel
+        .handle_input(duo.now, PathId::FIRST, BytesMut::new());
     assert_eq!(duo.b.channel.stats().dropped_forged, 63 + 3 + 1);
     duo.run();
     assert!(duo.b.closed().is_none());
@@ -191,7 +193,9 @@ fn a_repeated_record_is_dropped_and_counted() {
     Frame::Datagram(b"once").put(&mut text);
     let record = duo.a.channel.seal_raw(&text).unwrap();
     for _ in 0..3 {
-        duo.b.channel.handle_input(duo.now, PathId::FIRST, record.clone());
+        duo.b
+            .channel
+            .handle_input(duo.now, PathId::FIRST, record.clone());
     }
     duo.b.drain(duo.now);
     assert_eq!(duo.b.events, [Event::Datagram(Bytes::from_static(b"once"))]);

@@ -13,7 +13,9 @@ use std::collections::VecDeque;
 
 use bytes::BytesMut;
 
-use crate::{Batch, Channel, Config, Event, Output, PathId, Reason, StaticSecret, Time, frame::Frame};
+use crate::{
+    Batch, Channel, Config, Event, Output, PathId, Reason, StaticSecret, Time, frame::Frame,
+};
 
 /// One end with what it said, and the packets it wants to send.
 pub(crate) struct End {

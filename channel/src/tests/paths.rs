@@ -189,8 +189,9 @@ fn a_replayed_or_forged_attach_changes_nothing() {
     assert!(duo.b.events.is_empty());
     assert_eq!(duo.b.channel.candidate_path(), None);
     let after = duo.b.channel.stats();
-    assert_eq!(after.dropped_replayed, before.dropped_replayed + 1);
     assert_eq!(after.packets_in, before.packets_in);
+    assert!(after.dropped_replayed > before.dropped_replayed);
+    assert!(after.dropped_forged > before.dropped_forged);
 }
 
 #[test]
@@ -217,7 +218,9 @@ fn a_lost_answer_is_asked_for_again() {
     let (_, attach) = packets(&mut duo.a, duo.now).remove(0);
     duo.b.channel.handle_input(duo.now, NEW, attach);
     let answer = packets(&mut duo.b, duo.now);
-    duo.a.channel.handle_input(duo.now, NEW, answer[0].1.clone());
+    duo.a
+        .channel
+        .handle_input(duo.now, NEW, answer[0].1.clone());
     // `a` has moved; its answer to `b` is lost.
     assert!(!packets(&mut duo.a, duo.now).is_empty());
     assert_eq!(duo.a.channel.active_path(), Some(NEW));

@@ -334,7 +334,7 @@ fn without_room_events_come_and_packets_wait() {
     assert!(matches!(output, Output::Timeout(_)) && batch.is_empty());
     batch.set_room(2 * limits::MAX_PACKET);
     let output = duo.a.channel.poll_output(duo.now, &mut batch);
-    assert!(matches!(output, Output::Transmit));
+    assert!(matches!(output, Output::Transmit { .. }));
     assert!(batch.as_slice().len() <= 2 * (limits::MAX_PACKET + 8));
     assert_eq!(batch.len(), 2);
 }
@@ -372,5 +372,5 @@ fn a_bulk_transfer_is_acknowledged_sparsely() {
 #[test]
 fn an_idle_channel_is_small() {
     let size = size_of::<Channel>();
-    assert!((900..=1200).contains(&size), "{size}");
+    assert!((900..=1600).contains(&size), "{size}");
 }

@@ -161,7 +161,10 @@ impl Run<'_> {
         assert_eq!(hello, hellos[0]);
         assert_eq!(checking.remote_static(), keys[1].public());
         let (third, established) = checking.write_third(hellos[1], out_3, before).unwrap();
-        let (hello, other) = responder.read_third(&third[skip[2]..], before).ok().unwrap();
+        let (hello, other) = responder
+            .read_third(&third[skip[2]..], before)
+            .ok()
+            .unwrap();
         assert_eq!(hello, hellos[1]);
         assert_eq!(other.hash, established.hash);
         assert_eq!(other.remote_static, keys[0].public());

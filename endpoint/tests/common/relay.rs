@@ -13,8 +13,7 @@ use fairway_endpoint::link::LinkReader;
 use fairway_identity::{Address, Clock, HostPort, UnixSeconds};
 use fairway_session::{
     Admit, Batch, Config, Event, Local, Now, Output, PathId, ReadOutcome, Rules, Session,
-    StaticSecret,
-    StreamId,
+    StaticSecret, StreamId,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};

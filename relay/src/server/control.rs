@@ -9,8 +9,8 @@ use fairway_control::link::{CircuitId, FrameKind, Run, ToEndpoint, ToRelay, head
 use fairway_control::{FrameReader, Reason, frame, reason};
 use fairway_identity::{Address, VerifiedTrustSet};
 use fairway_session::{
-    AnswerError, Batch, Code, Config, Event, Grant, Now, Output, PeerInfo, Permit, ReadOutcome,
-    PathId, Refusal, Session, StreamId, Time, code,
+    AnswerError, Batch, Code, Config, Event, Grant, Now, Output, PathId, PeerInfo, Permit,
+    ReadOutcome, Refusal, Session, StreamId, Time, code,
 };
 
 use super::identity::Identity;

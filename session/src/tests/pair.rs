@@ -5,8 +5,8 @@ use fairway_identity::{Address, Clock};
 
 use super::world::{START, World, address, broker_rules, open_rules};
 use crate::{
-    Batch, ClosedBy, Config, Event, Grant, Local, Now, OpenRequest, Output, PathId, ReadOutcome, Rules,
-    Session, StreamId, Time,
+    Batch, ClosedBy, Config, Event, Grant, Local, Now, OpenRequest, Output, PathId, ReadOutcome,
+    Rules, Session, StreamId, Time,
 };
 
 /// The time after `seconds` of a test, with a good clock.

@@ -9,7 +9,10 @@ use super::*;
 use crate::{Event, Local, OpenRequest, PeerInfo};
 
 /// The pump with a newer key and credential.
-fn newer_pump(world: &World, change: impl FnOnce(&mut fairway_identity::CredentialClaims)) -> Local {
+fn newer_pump(
+    world: &World,
+    change: impl FnOnce(&mut fairway_identity::CredentialClaims),
+) -> Local {
     let key = secret(77);
     let mut claims = world.claims(world.device("pump-7"), &key);
     claims.uid = Uid::new("uid-of-pump-7").unwrap();
@@ -39,7 +42,9 @@ fn a_session_outlives_the_credentials_that_it_began_with() {
     pair.advance_to(LIFETIME / 2);
 
     let now = pair.dialler_now();
-    pair.dialler.session.set_local(now, newer_pump(&world, |_| {}));
+    pair.dialler
+        .session
+        .set_local(now, newer_pump(&world, |_| {}));
     let now = pair.answerer_now();
     pair.answerer.session.set_local(now, newer_broker(&world));
     pair.advance_to(LIFETIME / 2 + 10);
@@ -192,7 +197,9 @@ fn a_credential_that_comes_during_the_handshake_is_shown_after_it() {
     let world = World::new();
     let mut pair = Pair::pump_to_broker(&world, broker_rules(vec![]));
     let now = pair.dialler_now();
-    pair.dialler.session.set_local(now, newer_pump(&world, |_| {}));
+    pair.dialler
+        .session
+        .set_local(now, newer_pump(&world, |_| {}));
     pair.drive();
     let first = pair.answerer.session.peer().unwrap();
     assert_ne!(first.key(), &secret(77).public());
