@@ -20,11 +20,16 @@ struct Run {
     streams: Vec<(StreamId, [Flow; 2])>,
     length: u64,
     next_path: u32,
-    /// What happens to the paths next, and when.
+    /// When it began: all is written over [`WRITING`] from then on.
+    start: Time,
+    /// When the next thing happens to the paths.
     next_cut: Time,
     moves: u32,
     renewals: u32,
 }
+
+/// How long the ends write.
+const WRITING: Time = Time::from_secs(6);
 
 const SIDES: [Side; 2] = [Side::Initiator, Side::Responder];
 
@@ -45,6 +50,7 @@ impl Run {
             .map(|id| (id, Default::default()))
             .collect();
         Self {
+            start: pair.now,
             next_cut: pair.now,
             pair,
             streams,
@@ -124,9 +130,11 @@ impl Run {
         let now = self.pair.now;
         let (id, flows) = &mut self.streams[index];
         let flow = &mut flows[side as usize];
-        while flow.written < self.length {
+        let share = (now - self.start).as_millis() as u64 * self.length;
+        let allowed = (share / WRITING.as_millis() as u64).min(self.length);
+        while flow.written < allowed {
             let size = self.pair.random.random_range(1..20_000);
-            let to = (flow.written + size).min(self.length);
+            let to = (flow.written + size).min(allowed);
             let data: Vec<u8> = (flow.written..to).map(|at| byte_at(*id, at)).collect();
             let end = match side {
                 Side::Initiator => &mut self.pair.initiator,
@@ -138,7 +146,7 @@ impl Run {
                 Err(error) => panic!("{error}"),
             }
         }
-        if !flow.finished {
+        if !flow.finished && flow.written == self.length {
             flow.finished = true;
             self.pair.end(side).channel.finish(now, *id).expect("open");
         }
@@ -180,8 +188,9 @@ impl Run {
             if self.is_done() {
                 return;
             }
+            self.pair.run_for(Time::from_millis(10));
             assert!(
-                self.pair.now < end && self.pair.step(),
+                self.pair.now < end,
                 "stuck at {:?}: {:?}",
                 self.pair.now,
                 self.streams
@@ -212,26 +221,26 @@ fn run(seed: u64, conditions: Conditions) -> Run {
 #[test]
 fn nothing_is_lost_or_doubled_by_cuts_and_moves_on_a_good_network() {
     let (mut moves, mut renewals) = (0, 0);
-    for seed in seeds(0..60) {
+    for seed in seeds(0..20) {
         let run = run(seed, Conditions::perfect());
         moves += run.moves;
         renewals += run.renewals;
     }
     assert!(moves > 60, "{moves} moves");
-    assert!(renewals > 40, "{renewals} renewals");
+    assert!(renewals > 20, "{renewals} renewals");
     let _ = renewals;
 }
 
 #[test]
 fn nothing_is_lost_or_doubled_by_cuts_and_moves_on_a_bad_network() {
     let (mut moves, mut renewals) = (0, 0);
-    for seed in seeds(1000..1040) {
+    for seed in seeds(1000..1020) {
         let run = run(seed, Conditions::bad());
         moves += run.moves;
         renewals += run.renewals;
     }
-    assert!(moves > 80, "{moves} moves");
-    assert!(renewals > 40, "{renewals} renewals");
+    assert!(moves > 60, "{moves} moves");
+    assert!(renewals > 20, "{renewals} renewals");
 }
 
 #[test]
