@@ -425,6 +425,24 @@ fn jitter(seed: &[u8; 32]) -> u8 {
 /// Doors for tests and fuzzing.
 #[cfg(any(test, feature = "testing"))]
 impl Channel {
+    #[cfg(test)]
+    pub(crate) fn part_sizes() -> Vec<(&'static str, usize)> {
+        vec![
+            ("config", size_of::<Config>()),
+            ("phase", size_of::<Phase>()),
+            ("greeting", size_of::<Greeting>()),
+            ("keys", size_of::<Keys>()),
+            ("paths", size_of::<Paths>()),
+            ("renewing", size_of::<Renewing>()),
+            ("owes", size_of::<Owes>()),
+            ("streams", size_of::<Streams>()),
+            ("acks", size_of::<Acks>()),
+            ("recovery", size_of::<Recovery>()),
+            ("timers", size_of::<Timers>()),
+            ("stats", size_of::<Stats>()),
+        ]
+    }
+
     /// A record of this end with any plaintext, sealed with the true key.
     pub(crate) fn seal_raw(&mut self, plaintext: &[u8]) -> Option<BytesMut> {
         let mut out = Vec::new();

@@ -311,19 +311,13 @@ impl Channel {
             keys.opener.advance();
         }
         self.set_after(Timer::Retire, Some(limits::OLD_EPOCH_KEPT));
-        match self.renewing.under_way.take() {
-            Some(renewal) => match renewal.stage {
-                Stage::Concluded(next) => {
-                    self.begin_epoch(next);
-                    // Tells the responder so.
-                    self.acks.urge(self.now);
-                }
-                stage => {
-                    let message = renewal.message;
-                    self.renewing.under_way = Some(Box::new(Renewal { stage, message }));
-                }
-            },
-            None => {}
+        let concluded = |renewal: &mut Box<Renewal>| matches!(renewal.stage, Stage::Concluded(_));
+        if let Some(renewal) = self.renewing.under_way.take_if(concluded)
+            && let Stage::Concluded(next) = renewal.stage
+        {
+            self.begin_epoch(next);
+            // Tells the responder so.
+            self.acks.urge(self.now);
         }
     }
 
