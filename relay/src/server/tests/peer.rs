@@ -16,7 +16,6 @@ use fairway_daemon::Drain;
 use fairway_identity::{Address, Clock, RootHash, UnixSeconds};
 use fairway_session::{
     Batch, Config, Event, Local, Now, OpenRequest, Output, PathId, ReadOutcome, Refusal, Rules,
-    Batch, Config, Event, Local, Now, OpenRequest, Output, PathId, ReadOutcome, Refusal, Rules,
     Session, StaticSecret, StreamId, code,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
