@@ -11,10 +11,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
-use fairway_control::authority::{Ack, Issued, Request, Response};
+use fairway_control::authority::{Ack, Enroll, Issued, Request, Response};
 use fairway_control::front::{Preamble, Stream};
 use fairway_control::update::{Publisher, State, Watcher};
 use fairway_control::{FrameReader, Message, Reason, frame, reason};
+use fairway_identity::proof::{Purpose, Statement};
 use fairway_identity::{
     CredentialClaims, Ed25519Key, Form, HostPort, Issuer, IssuerId, Label, RootHash, Serial,
     SignedTime, Signer as _, SpiffeId, Subject, Ticket, TrustDomain, TrustSet, Uid, UnixSeconds,
@@ -199,10 +200,13 @@ impl Connection {
                     .context("a token is NAMESPACE/SERVICEACCOUNT")?;
                 self.issue(&workload(namespace, account), proven_key)
             }
-            (Request::Enroll(enroll), Preamble::Stream(Stream { proven_key, .. })) => self.issue(
-                &device(enroll.namespace.as_str(), enroll.device.as_str()),
-                proven_key,
-            ),
+            (Request::Enroll(enroll), Preamble::Stream(stream)) => {
+                self.check_proofs(&enroll, &stream)?;
+                self.issue(
+                    &device(enroll.namespace.as_str(), enroll.device.as_str()),
+                    stream.proven_key,
+                )
+            }
             (Request::RenewDevice(renew), Preamble::Stream(Stream { proven_key, .. })) => self
                 .issue(
                     &device(renew.namespace.as_str(), renew.device.as_str()),
@@ -215,6 +219,33 @@ impl Connection {
                 })
             }
         }
+    }
+
+    /// The real authority would also ask whether there is such a ticket.
+    fn check_proofs(&self, enroll: &Enroll, stream: &Stream) -> Result<()> {
+        let statement = Statement {
+            trust_domain: &self.inner.trust_domain,
+            namespace: &enroll.namespace,
+            device: &enroll.device,
+            device_key: &enroll.device_key,
+            handshake_hash: &stream.handshake_hash,
+            handshake_key: &stream.proven_key,
+        };
+        for (purpose, key, signature) in [
+            (
+                Purpose::EnrollTicket,
+                &enroll.ticket_key,
+                &enroll.ticket_signature,
+            ),
+            (
+                Purpose::EnrollDevice,
+                &enroll.device_key,
+                &enroll.device_signature,
+            ),
+        ] {
+            statement.verify(purpose, key, signature)?;
+        }
+        Ok(())
     }
 
     fn issue(&self, subject: &str, handshake_key: [u8; 32]) -> Result<Response> {
