@@ -11,8 +11,13 @@ const MAX_KEY_LIMIT: u64 = limits::MAX_KEY_RECORDS - 1024;
 #[derive(Debug, Clone)]
 pub struct Config {
     pub(crate) session_window: u64,
+    pub(crate) session_window_max: u64,
+    pub(crate) session_memory: u64,
     pub(crate) stream_window: u64,
+    pub(crate) stream_window_max: u64,
     pub(crate) send_buffer: usize,
+    pub(crate) send_buffer_max: usize,
+    pub(crate) send_memory: usize,
     pub(crate) max_streams: u64,
     pub(crate) keepalive: Option<Time>,
     pub(crate) idle_timeout: Option<Time>,
@@ -37,16 +42,22 @@ pub struct ConfigError {
 }
 
 impl Config {
-    /// The defaults: 4 MiB session window, 1 MiB stream window and send
-    /// buffer, 1,024 streams of the peer at once, keepalive 30 s, idle timeout
+    /// The defaults: a session window of 4 MiB that grows to 16 MiB, within 32
+    /// MiB of memory; a stream window of 512 KiB that grows to 8 MiB; send
+    /// buffers of 1 MiB that grow to 8 MiB, within 32 MiB; 1,024 streams of the peer at once, keepalive 30 s, idle timeout
     /// 90 s, handshake timeout 10 s; 2 minutes without a path, 5 s until a path
     /// is called silent, 10 s for a new one to prove itself;
     /// new keys after an hour, 2^23 records or 64 GiB.
     pub fn new() -> Self {
         Self {
             session_window: 4 << 20,
-            stream_window: 1 << 20,
+            session_window_max: 16 << 20,
+            session_memory: 32 << 20,
+            stream_window: 512 << 10,
+            stream_window_max: 8 << 20,
             send_buffer: 1 << 20,
+            send_buffer_max: 8 << 20,
+            send_memory: 32 << 20,
             max_streams: 1024,
             keepalive: Some(Time::from_secs(30)),
             idle_timeout: Some(Time::from_secs(90)),
@@ -62,23 +73,57 @@ impl Config {
     }
 
     /// How many bytes of all streams together the peer may have on the way or
-    /// unread here: bounds the memory of the whole channel.
-    pub fn session_window(mut self, bytes: u64) -> Result<Self, ConfigError> {
-        self.session_window = in_range("session window", bytes, 1 << 10, 1 << 30)?;
+    /// unread here: bounds the memory of the whole channel. The window does not
+    /// grow then; see [`Config::session_windows`].
+    pub fn session_window(self, bytes: u64) -> Result<Self, ConfigError> {
+        self.session_windows(bytes, bytes, bytes)
+    }
+
+    /// How many bytes of all streams together the peer may have on the way: at
+    /// first, and at most when bandwidth and delay want it. What waits here to
+    /// be read comes on top, up to `memory` in all.
+    pub fn session_windows(
+        mut self,
+        first: u64,
+        most: u64,
+        memory: u64,
+    ) -> Result<Self, ConfigError> {
+        self.session_window = in_range("session window", first, 1 << 10, 1 << 30)?;
+        self.session_window_max = in_range("largest session window", most, first, 1 << 30)?;
+        self.session_memory = in_range("session memory", memory, most, 1 << 30)?;
         Ok(self)
     }
 
     /// How many bytes of one stream the peer may have on the way or unread
-    /// here: bounds what one slow reader holds up.
-    pub fn stream_window(mut self, bytes: u64) -> Result<Self, ConfigError> {
-        self.stream_window = in_range("stream window", bytes, 1 << 10, 1 << 30)?;
+    /// here: bounds what one slow reader holds. The window does not grow then;
+    /// see [`Config::stream_windows`].
+    pub fn stream_window(self, bytes: u64) -> Result<Self, ConfigError> {
+        self.stream_windows(bytes, bytes)
+    }
+
+    /// How many bytes of one stream the peer may have on the way or unread
+    /// here: at first, and at most when bandwidth and delay want it and the
+    /// reader keeps up. By how much all windows grow together is bounded by half
+    /// of the session's memory.
+    pub fn stream_windows(mut self, first: u64, most: u64) -> Result<Self, ConfigError> {
+        self.stream_window = in_range("stream window", first, 1 << 10, 1 << 30)?;
+        self.stream_window_max = in_range("largest stream window", most, first, 1 << 30)?;
         Ok(self)
     }
 
-    /// How many bytes one stream buffers here until the peer has acknowledged them.
+    /// How many bytes one stream buffers here until the peer has acknowledged
+    /// them, however much the peer would take.
     pub fn send_buffer(mut self, bytes: usize) -> Result<Self, ConfigError> {
         in_range("send buffer", bytes as u64, 1 << 10, 1 << 30)?;
-        self.send_buffer = bytes;
+        (self.send_buffer, self.send_buffer_max) = (bytes, bytes);
+        Ok(self)
+    }
+
+    /// How many bytes all streams together buffer here until the peer has
+    /// acknowledged them; 16 KiB a stream are allowed beyond it.
+    pub fn send_memory(mut self, bytes: usize) -> Result<Self, ConfigError> {
+        in_range("send memory", bytes as u64, 1 << 10, 1 << 30)?;
+        self.send_memory = bytes;
         Ok(self)
     }
 

@@ -13,6 +13,14 @@ pub const MAX_RECORD_PLAINTEXT: usize = MAX_PACKET - RECORD_OVERHEAD;
 /// Data in one STREAM frame.
 pub const MAX_STREAM_DATA: usize = 16 * 1024;
 
+/// What each stream may buffer, whatever the others do: with nothing at all it
+/// would never be told that there is room again.
+pub const MIN_SEND_BUFFER: usize = 16 * 1024;
+
+/// What bulk transfers leave of the channel's credit to streams that have
+/// little on their way (or an eighth of a small window).
+pub const MAX_RESERVE: u64 = 64 * 1024;
+
 /// Packets in one batch: 256 KiB at most, one `write` of a size that sockets
 /// take well.
 pub const MAX_BATCH: usize = 16;

@@ -72,10 +72,11 @@ impl Run {
                     }
                     Event::PathActive { .. } => self.moves += 1,
                     Event::Renewed { .. } => self.renewals += 1,
-                    Event::PathFailed { .. } if side == Side::Initiator => {
-                        if self.pair.initiator.channel.candidate_path().is_none() {
-                            self.attach();
-                        }
+                    Event::PathFailed { .. }
+                        if side == Side::Initiator
+                            && self.pair.initiator.channel.candidate_path().is_none() =>
+                    {
+                        self.attach();
                     }
                     Event::Closed { reason, .. } => panic!("closed: {reason}"),
                     Event::Reset { reason, .. } | Event::Stopped { reason, .. } => {

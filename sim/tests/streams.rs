@@ -417,3 +417,44 @@ fn resets_in_the_middle_leave_the_rest_alone() {
         traffic.run(Time::from_secs(600));
     });
 }
+
+/// What 200 ms of delay leave of a transfer: windows grow until it no longer
+/// matters.
+#[test]
+fn windows_grow_with_bandwidth_and_delay() {
+    let far = Conditions {
+        delay: Time::from_millis(100),
+        ..Conditions::perfect()
+    };
+    let total = 30 << 20;
+    let seconds = |config: Config| {
+        let mut pair = Pair::with_configs(5, far, config.clone(), config);
+        pair.connect().expect("a handshake");
+        let now = pair.now;
+        let id = pair.initiator.channel.open(now, vec![]).expect("room");
+        let (mut written, mut read) = (0, 0);
+        while read < total {
+            let now = pair.now;
+            while written < total {
+                let mut data = Bytes::from(vec![7; 64 << 10]);
+                let taken = pair.initiator.channel.write(now, id, &mut data);
+                match taken.expect("open") {
+                    0 => break,
+                    taken => written += taken,
+                }
+            }
+            let _ = pair.responder.channel.accept(now, id);
+            while let Ok(ReadOutcome::Chunk(chunk)) = pair.responder.channel.read(now, id) {
+                read += chunk.len();
+            }
+            assert!(pair.step());
+        }
+        (pair.now - now).as_secs_f64()
+    };
+    let growing = seconds(patient());
+    let fixed = patient()
+        .stream_window(512 << 10)
+        .and_then(|config| config.send_buffer(1 << 20));
+    let fixed = seconds(fixed.expect("in range"));
+    assert!(growing < 4.0 && fixed > 8.0, "{growing} s, {fixed} s fixed");
+}

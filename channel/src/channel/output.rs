@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     Batch, ClosedBy, Code, PathId, Reason, Time,
+    flow::Pace,
     frame::Frame,
     limits,
     record::{HEADER_LEN, Sealer},
@@ -164,7 +165,11 @@ impl Channel {
             Frame::Datagram(datagram).put(out);
             self.datagrams_out.pop_front();
         }
-        match self.streams.fill(out, end, cargo) {
+        let pace = Pace {
+            now: self.now,
+            rtt: self.recovery.rtt(),
+        };
+        match self.streams.fill(out, end, cargo, pace) {
             Filled::Full | Filled::Drained => {}
         }
     }

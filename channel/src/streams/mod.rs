@@ -1,19 +1,21 @@
 //! All the streams of a channel: which exist, and what the owner does with them.
 //!
 //! `peer.rs` acts on the peer's frames, `outgoing.rs` fills records and hears
-//! what became of them.
+//! what became of them, `schedule.rs` says whose turn it is.
 
 mod outgoing;
 mod peer;
+mod schedule;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
 pub(crate) use self::outgoing::Filled;
+use self::schedule::{Place, Schedule};
 use crate::{
     Code, Config, Event, OpenError, Priority, ReadOutcome, Reason, StreamError, StreamId,
-    flow::Credit,
+    flow::{Credit, SharedAllowance},
     frame::Settings,
     limits,
     ranges::RangeSet,
@@ -94,11 +96,9 @@ struct Stream {
     recv: RecvHalf,
     owes: Owes,
     life: Life,
-    priority: Priority,
     /// The header of our OPEN, until it has arrived.
     header: Option<Box<[u8]>>,
-    /// Is in `ready`.
-    queued: bool,
+    place: Place,
     /// Is in `starved`.
     starved: bool,
 }
@@ -115,11 +115,16 @@ pub(crate) struct Counts {
 pub(crate) struct Streams {
     initiator: bool,
     stream_window: u64,
+    stream_window_max: u64,
     send_buffer: usize,
+    send_buffer_max: usize,
+    /// What all streams may buffer together, and do.
+    send_memory: usize,
+    buffered: usize,
     max_streams: u64,
     map: BTreeMap<StreamId, Box<Stream>>,
     /// Streams with something to send, in turn.
-    ready: VecDeque<StreamId>,
+    ready: Schedule,
     /// Streams that wait for the channel's credit.
     starved: Vec<StreamId>,
     /// How many streams this side opened, and may open.
@@ -136,6 +141,8 @@ pub(crate) struct Streams {
     /// What the peer allows each stream to begin with, and all together.
     initial_credit: u64,
     credit: Credit,
+    /// What bulk transfers leave of it to others.
+    reserve: u64,
     shared: Shared,
     owes_max_data: bool,
     owes_max_streams: bool,
@@ -147,10 +154,14 @@ impl Streams {
         Self {
             initiator,
             stream_window: config.stream_window,
+            stream_window_max: config.stream_window_max,
             send_buffer: config.send_buffer,
+            send_buffer_max: config.send_buffer_max,
+            send_memory: config.send_memory,
+            buffered: 0,
             max_streams: config.max_streams,
             map: BTreeMap::new(),
-            ready: VecDeque::new(),
+            ready: Schedule::default(),
             starved: Vec::new(),
             local_next: 0,
             local_max: 0,
@@ -161,7 +172,15 @@ impl Streams {
             skipped: RangeSet::default(),
             initial_credit: 0,
             credit: Credit::default(),
-            shared: Shared::new(config.session_window),
+            reserve: 0,
+            shared: Shared::new(
+                SharedAllowance::new(
+                    config.session_window,
+                    config.session_window_max,
+                    config.session_memory,
+                ),
+                config.session_memory / 2,
+            ),
             owes_max_data: false,
             owes_max_streams: false,
             counts: Counts::default(),
@@ -170,7 +189,7 @@ impl Streams {
 
     /// Gives back what empty buffers and lists hold.
     pub(crate) fn release_memory(&mut self) {
-        self.ready.shrink_to_fit();
+        self.ready.release_memory();
         for stream in self.map.values_mut() {
             stream.send.release_memory();
             stream.recv.release_memory();
@@ -244,7 +263,9 @@ impl Streams {
             return;
         };
         stream.life = Life::Abandoned;
+        self.buffered -= stream.send.buffered();
         stream.owes.reset |= stream.send.reset(reason);
+        self.buffered += stream.send.buffered();
         stream.owes.stop |= stream.recv.stop(reason, &mut self.shared);
         self.enqueue(id);
         self.settle(id);
@@ -277,7 +298,12 @@ impl Streams {
         if !stream.send.is_open() {
             return Err(StreamError::Ended);
         }
-        let taken = stream.send.write(data, self.send_buffer);
+        let limit = stream.send.limit(self.send_buffer, self.send_buffer_max);
+        // Within the bound of all together, of which each has its least.
+        let left = self.send_memory.saturating_sub(self.buffered);
+        let together = (stream.send.buffered() + left).max(limits::MIN_SEND_BUFFER);
+        let taken = stream.send.write(data, limit.min(together));
+        self.buffered += taken;
         if taken > 0 {
             self.enqueue(id);
         }
@@ -286,7 +312,8 @@ impl Streams {
 
     pub(crate) fn set_priority(&mut self, id: StreamId, priority: Priority) {
         if let Some(stream) = self.map.get_mut(&id) {
-            stream.priority = priority;
+            // From its next turn on, if it is waiting for one.
+            stream.place.priority = priority;
         }
     }
 
@@ -318,12 +345,11 @@ impl Streams {
     fn fresh(&self, life: Life) -> Box<Stream> {
         Box::new(Stream {
             send: SendHalf::new(self.initial_credit),
-            recv: RecvHalf::new(self.stream_window),
+            recv: RecvHalf::new(self.stream_window, self.stream_window_max),
             owes: Owes::default(),
             life,
-            priority: Priority::default(),
             header: None,
-            queued: false,
+            place: Place::default(),
             starved: false,
         })
     }
@@ -375,11 +401,9 @@ impl Streams {
     }
 
     fn enqueue(&mut self, id: StreamId) {
-        if let Some(stream) = self.map.get_mut(&id)
-            && !stream.queued
-        {
-            stream.queued = true;
-            self.ready.push_back(id);
+        if let Some(stream) = self.map.get_mut(&id) {
+            let is_bulk = stream.send.is_bulk();
+            self.ready.add(id, &mut stream.place, is_bulk);
         }
     }
 
@@ -392,7 +416,9 @@ impl Streams {
         if !over {
             return;
         }
-        self.map.remove(&id);
+        if let Some(stream) = self.map.remove(&id) {
+            self.shared.growth += stream.recv.grown();
+        }
         if !self.is_ours(id) {
             self.remote_over += 1;
             self.give_streams_back();

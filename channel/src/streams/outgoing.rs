@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::{Counts, Stream, Streams};
 use crate::{
     Event, StreamId,
-    flow::Credit,
+    flow::{Credit, Pace},
     frame::{self, Frame},
     limits,
     recovery::{Cargo, Carried, Fate},
@@ -116,12 +116,15 @@ impl Streams {
         let Some(stream) = self.map.get_mut(&id) else {
             return;
         };
+        self.buffered -= stream.send.buffered();
         let finished = stream.send.on_arrived(offset, length, fin);
+        self.buffered += stream.send.buffered();
         if stream.life.is_told() {
             if finished {
                 events.push_back(Event::Finished(id));
             }
-            if stream.send.take_writable(self.send_buffer) {
+            let limit = stream.send.limit(self.send_buffer, self.send_buffer_max);
+            if stream.send.take_writable(limit) {
                 events.push_back(Event::Writable(id));
             }
         }
@@ -139,49 +142,61 @@ impl Streams {
 
     /// Whether there is anything to put into a record.
     pub(crate) fn wants_to_send(&self) -> bool {
-        !self.ready.is_empty() || self.owes_max_data || self.owes_max_streams || self.shared.raise
+        !self.ready.is_empty()
+            || self.owes_max_data
+            || self.owes_max_streams
+            || self.shared.allowance.wants_raise()
     }
 
     /// Appends frames until `out` has `end` bytes or there is nothing left.
-    pub(crate) fn fill(&mut self, out: &mut Vec<u8>, end: usize, cargo: &mut Cargo) -> Filled {
+    pub(crate) fn fill(
+        &mut self,
+        out: &mut Vec<u8>,
+        end: usize,
+        cargo: &mut Cargo,
+        pace: Pace,
+    ) -> Filled {
         if end - out.len() < SMALL_FRAME_MAX {
             return Filled::Full;
         }
-        if core::mem::take(&mut self.shared.raise) || core::mem::take(&mut self.owes_max_data) {
-            self.owes_max_data = false;
-            Frame::MaxData(self.shared.allowance.raise()).put(out);
+        if core::mem::take(&mut self.owes_max_data) || self.shared.allowance.wants_raise() {
+            Frame::MaxData(self.shared.allowance.raise(pace)).put(out);
             cargo.push(Carried::MaxData);
         }
         if core::mem::take(&mut self.owes_max_streams) {
             Frame::MaxStreams(self.remote_max).put(out);
             cargo.push(Carried::MaxStreams);
         }
-        while let Some(id) = self.ready.pop_front() {
+        while let Some(turn) = self.ready.next() {
+            let id = turn.stream;
             let Some(stream) = self.map.get_mut(&id) else {
                 continue;
             };
-            match stream.fill(id, out, end, cargo, &mut self.credit, &mut self.counts) {
-                StreamFilled::Done => stream.queued = false,
-                StreamFilled::Starved => {
-                    stream.queued = false;
-                    if !core::mem::replace(&mut stream.starved, true) {
-                        self.starved.push(id);
-                    }
-                }
-                StreamFilled::NoRoomForControl => {
-                    self.ready.push_front(id);
-                    return Filled::Full;
-                }
-                StreamFilled::More => {
-                    self.ready.push_back(id);
-                    return Filled::Full;
-                }
+            let before = out.len();
+            let mut common = Common {
+                end,
+                pace,
+                reserve: self.reserve,
+                credit: &mut self.credit,
+                growth: &mut self.shared.growth,
+                counts: &mut self.counts,
+            };
+            let filled = stream.fill(id, out, cargo, &mut common);
+            let more = filled == StreamFilled::More;
+            let sent = out.len() - before;
+            self.ready.settle(turn, &mut stream.place, sent, more);
+            if filled == StreamFilled::Starved && !core::mem::replace(&mut stream.starved, true) {
+                self.starved.push(id);
+            }
+            if more {
+                return Filled::Full;
             }
         }
         Filled::Drained
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum StreamFilled {
     /// Nothing more to send for now.
     Done,
@@ -189,8 +204,17 @@ enum StreamFilled {
     Starved,
     /// The record is full.
     More,
-    /// The record has no room for a control frame that must come first.
-    NoRoomForControl,
+}
+
+/// What the streams of a channel have in common when they fill a record.
+struct Common<'a> {
+    /// Where the record ends.
+    end: usize,
+    pace: Pace,
+    reserve: u64,
+    credit: &'a mut Credit,
+    growth: &'a mut u64,
+    counts: &'a mut Counts,
 }
 
 impl Stream {
@@ -198,23 +222,23 @@ impl Stream {
         &mut self,
         id: StreamId,
         out: &mut Vec<u8>,
-        end: usize,
         cargo: &mut Cargo,
-        credit: &mut Credit,
-        counts: &mut Counts,
+        common: &mut Common<'_>,
     ) -> StreamFilled {
-        if !self.fill_control(id, out, end, cargo) {
-            return StreamFilled::NoRoomForControl;
+        let Common { end, reserve, .. } = *common;
+        if !self.fill_control(id, out, cargo, common) {
+            return StreamFilled::More;
         }
         loop {
             let room = (end - out.len()).saturating_sub(STREAM_HEADER_MAX);
             if room < MIN_PIECE {
                 return StreamFilled::More;
             }
-            let piece = match self
-                .send
-                .next_piece(room.min(limits::MAX_STREAM_DATA), credit)
-            {
+            let piece = match self.send.next_piece(
+                room.min(limits::MAX_STREAM_DATA),
+                common.credit,
+                reserve,
+            ) {
                 Ok(piece) => piece,
                 Err(NoPiece::Nothing | NoPiece::StreamCredit) => return StreamFilled::Done,
                 Err(NoPiece::ChannelCredit) => return StreamFilled::Starved,
@@ -222,8 +246,8 @@ impl Stream {
             frame::put_stream_header(out, id, piece.offset, piece.fin, piece.length);
             self.send.copy_out(piece, out);
             match piece.again {
-                true => counts.again += piece.length as u64,
-                false => counts.out += piece.length as u64,
+                true => common.counts.again += piece.length as u64,
+                false => common.counts.out += piece.length as u64,
             }
             cargo.push(Carried::Stream {
                 stream: id,
@@ -239,13 +263,14 @@ impl Stream {
         &mut self,
         id: StreamId,
         out: &mut Vec<u8>,
-        end: usize,
         cargo: &mut Cargo,
+        common: &mut Common<'_>,
     ) -> bool {
+        let end = common.end;
         if self.owes.open {
             let Some(header) = &self.header else {
                 self.owes.open = false;
-                return self.fill_control(id, out, end, cargo);
+                return self.fill_control(id, out, cargo, common);
             };
             if end - out.len() < FRAME_MAX {
                 return false;
@@ -286,7 +311,7 @@ impl Stream {
             cargo.push(Carried::Stop(id));
         }
         if self.recv.wants_raise() {
-            let max = self.recv.raise();
+            let max = self.recv.raise(common.pace, common.growth);
             Frame::MaxStreamData { stream: id, max }.put(out);
             cargo.push(Carried::MaxStreamData(id));
         }

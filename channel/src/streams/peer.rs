@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::{Life, Streams, Violation};
-use crate::{Code, Event, Reason, StreamId, frame::Settings, recv::Taken};
+use crate::{Code, Event, Reason, StreamId, frame::Settings, limits, recv::Taken};
 
 impl Streams {
     pub(crate) fn on_settings(&mut self, settings: Settings, events: &mut VecDeque<Event>) {
@@ -14,6 +14,7 @@ impl Streams {
         for id in ids {
             self.on_max_stream_data_known(id, settings.max_stream_data);
         }
+        self.reserve = (settings.max_data / 8).min(limits::MAX_RESERVE);
         self.on_max_data(settings.max_data);
         self.on_max_streams(settings.max_streams, events);
     }
@@ -122,11 +123,13 @@ impl Streams {
         let Some(stream) = self.incoming(id)? else {
             return Ok(());
         };
+        let buffered = stream.send.buffered();
         if stream.send.reset(&reason) {
             stream.owes.reset = true;
             if stream.life.is_told() {
                 events.push_back(Event::Stopped { stream: id, reason });
             }
+            self.buffered -= buffered;
             self.enqueue(id);
         }
         Ok(())

@@ -66,11 +66,18 @@ impl Schedule {
         }
     }
 
-    /// The stream has something to send.
-    pub(crate) fn add(&mut self, stream: StreamId, place: &mut Place) {
-        if !place.queued {
-            (place.queued, place.used) = (true, 0);
-            self.level(place.priority).fresh.push_back(stream);
+    /// The stream has something to send. One with much on its way is `bulk`
+    /// from the start.
+    pub(crate) fn add(&mut self, stream: StreamId, place: &mut Place, bulk: bool) {
+        if place.queued {
+            return;
+        }
+        place.queued = true;
+        place.used = if bulk { TURN } else { 0 };
+        let level = self.level(place.priority);
+        match bulk {
+            true => level.waiting.push_back(stream),
+            false => level.fresh.push_back(stream),
         }
     }
 
@@ -100,9 +107,7 @@ impl Schedule {
         let sent = u32::try_from(sent).unwrap_or(u32::MAX);
         let lower_waits = [Priority::Normal, Priority::Background]
             .into_iter()
-            .any(|lower| {
-                lower > turn.priority && !self.peek(lower).is_none_or(Level::is_empty)
-            });
+            .any(|lower| lower > turn.priority && !self.peek(lower).is_none_or(Level::is_empty));
         self.preceded = match lower_waits {
             true => self.preceded.saturating_add(sent),
             false => 0,
@@ -189,7 +194,8 @@ mod tests {
             let entry = self.streams.entry(id).or_default();
             entry.0.priority = priority;
             entry.1 += bytes;
-            self.schedule.add(StreamId::from_wire(id), &mut entry.0);
+            self.schedule
+                .add(StreamId::from_wire(id), &mut entry.0, false);
         }
 
         /// Who sends the next piece of at most a record.

@@ -2,6 +2,7 @@
 //!
 //! No loss here: bad networks are the business of the crate `sim`.
 
+mod fairness;
 mod handshake;
 mod hostile;
 mod paths;

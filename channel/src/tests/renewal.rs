@@ -221,7 +221,11 @@ fn parts_out_of_place_are_violations() {
         part(1, RenewPart::First, b"damaged"),
         Frame::RenewRequest,
     ] {
-        assert_eq!(caught(&[frame.clone()]), violation, "{frame:?}");
+        assert_eq!(
+            caught(core::slice::from_ref(&frame)),
+            violation,
+            "{frame:?}"
+        );
     }
     let repeated = part(0, RenewPart::First, b"long done");
     assert_eq!(caught(&[repeated]), None);
