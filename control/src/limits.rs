@@ -67,6 +67,12 @@ pub const ATTRIBUTES_MAX: usize = fairway_identity::limits::ATTRIBUTES;
 /// Doors (Service ports) of one pod: 16 Services with 16 ports each.
 pub const DOORS_MAX: usize = 256;
 
+/// Services that a device may offer: as many as its DeviceIdentity can name.
+pub const SERVICES_MAX: usize = fairway_identity::limits::SERVICES;
+
+/// Longest name of a service that a device offers.
+pub const SERVICE_NAME_MAX: usize = fairway_identity::limits::DEVICE_SERVICE_NAME_LEN;
+
 /// Relays that an endpoint is told about.
 pub const RELAYS_MAX: usize = 32;
 

@@ -16,7 +16,8 @@ const MAX_FILE: u64 = 1024 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// What callers in the cluster may reach, if policy allows it.
+    /// What callers in the cluster may reach, if policy allows it and the
+    /// DeviceIdentity names it (or names none at all).
     pub services: Vec<ServiceConfig>,
     /// Loopback ports that lead to one destination each.
     pub inlets: Vec<InletConfig>,

@@ -38,7 +38,7 @@ pub struct EndpointConfig {
     /// ones come from the authority's updates.
     pub names: Vec<Address>,
     /// Ports that callers may name, beside the doors that the authority
-    /// announces: a device's services, by port.
+    /// announces: a device's services, by port, as far as the authority allows.
     pub services: Vec<(u16, String)>,
     /// Where accepted streams go. When it is full, streams are refused with `overloaded`.
     pub incoming: Option<mpsc::Sender<Incoming>>,
@@ -132,6 +132,8 @@ pub enum ClockSource {
         /// The last time known, from disk; 0 when there is none.
         floor: UnixSeconds,
     },
+    /// Another clock that is right, such as a GNSS receiver's.
+    Other(fn() -> UnixSeconds),
 }
 
 /// A credential and its private key, as kept by a [`Store`].

@@ -80,6 +80,7 @@ pub(crate) struct ProgressNotes {
     pub(crate) link_error: Option<String>,
     pub(crate) update_version: Option<String>,
     pub(crate) watching: bool,
+    pub(crate) services_not_allowed: Vec<String>,
 }
 
 impl Offer {
@@ -272,14 +273,19 @@ impl Node {
         self.each_conn(|conn| conn.set_rules(rules.clone()));
     }
 
-    /// What a device offers, by its own config.
-    pub(crate) fn device_doors(&self) -> Doors {
+    /// What a device offers: of the services in its own config those that the
+    /// authority allows; without a word from it, all.
+    pub(crate) fn device_doors(&self, allowed: Option<&[String]>) -> Doors {
         let mut doors = Doors::new();
+        let not_allowed = |service: &String| allowed.is_some_and(|names| !names.contains(service));
         if let CredentialSource::Device {
             namespace, name, ..
         } = &self.source
         {
             for (port, service) in &self.services {
+                if not_allowed(service) {
+                    continue;
+                }
                 if doors
                     .add_device_service(namespace.clone(), name.clone(), service, *port)
                     .is_err()
@@ -294,6 +300,16 @@ impl Node {
         doors
     }
 
+    /// Services in the config that are not offered, because the DeviceIdentity
+    /// does not name them.
+    pub(crate) fn services_not_allowed(&self, allowed: Option<&[String]>) -> Vec<String> {
+        let names = self.services.iter().map(|(_, service)| service);
+        names
+            .filter(|name| allowed.is_some_and(|allowed| !allowed.contains(name)))
+            .cloned()
+            .collect()
+    }
+
     /// Our own namespace, for the doors of a workload.
     pub(crate) fn namespace(&self) -> Option<Label> {
         match &self.identity.borrow().id.as_ref()?.subject {
@@ -304,7 +320,7 @@ impl Node {
     }
 
     fn set_first_rules(&self) {
-        let doors = Arc::new(self.device_doors());
+        let doors = Arc::new(self.device_doors(None));
         self.rules.send_modify(|rules| {
             rules.doors = doors;
             if self.front.is_some() {

@@ -29,6 +29,9 @@ pub struct Status {
     pub sessions: Vec<SessionStatus>,
     /// Names this endpoint answers to.
     pub names: Vec<String>,
+    /// Services in a device's config that are not offered, because
+    /// `spec.services` of its DeviceIdentity does not name them.
+    pub services_not_allowed: Vec<String>,
     /// Policies in force.
     pub policies: usize,
 }
@@ -95,6 +98,7 @@ impl Status {
                 .iter()
                 .map(ToString::to_string)
                 .collect(),
+            services_not_allowed: notes.services_not_allowed.clone(),
             policies: node.rules().policy.policies.len(),
         }
     }

@@ -67,7 +67,14 @@ async fn follow_pods(client: Client, install: Install, hub: Arc<Hub>) {
                 fact: Some(pod), ..
             }) => index.apply_pod(pod, now),
             Step::Apply(Seen { fact: None, .. }) => Touched::Nobody,
-            Step::Delete(seen) => index.delete_pod(&seen.uid),
+            Step::Delete(seen) => {
+                // Its last state may say more than what came before.
+                let last = match seen.fact {
+                    Some(pod) if index.pod(&seen.uid).is_some() => index.apply_pod(pod, now),
+                    Some(_) | None => Touched::Nobody,
+                };
+                last.and(index.delete_pod(&seen.uid))
+            }
             Step::Reset(pods) => {
                 index.reset_pods(pods.into_iter().filter_map(|seen| seen.fact).collect(), now)
             }

@@ -173,6 +173,26 @@ impl Concern {
 }
 
 impl Index {
+    /// What people call an endpoint, shortened.
+    pub fn name_of(&self, audience: &Audience) -> String {
+        let name = match audience {
+            Audience::Device {
+                namespace, name, ..
+            } => format!("device {namespace}/{name}"),
+            Audience::Workload { namespace, uid, .. } | Audience::Relay { namespace, uid } => {
+                let pod = self.pod(uid.as_str()).map(|pod| pod.name.as_str());
+                format!("pod {namespace}/{}", pod.unwrap_or(uid.as_str()))
+            }
+            Audience::Front { .. } => "the authority's front".to_owned(),
+        };
+        match name.char_indices().nth(limits::WAITING_NAME_MAX - 1) {
+            Some((end, _)) if name.len() > limits::WAITING_NAME_MAX => {
+                format!("{}…", &name[..end])
+            }
+            Some(_) | None => name,
+        }
+    }
+
     /// What `audience` has to know at `now`.
     ///
     /// # Errors
@@ -249,6 +269,7 @@ impl Index {
             ready: true,
             relays: self.outside_relays.clone(),
             names,
+            services: device.services.clone(),
             ..State::default()
         };
         Ok((state, self.concern(Kind::Workload, &protecting, &caller)))
@@ -466,6 +487,38 @@ mod tests {
             keep_until: NOW.plus(100),
         });
         index.set_record(record, NOW);
+    }
+
+    #[test]
+    fn a_device_is_told_which_services_it_may_offer() {
+        let mut index = index();
+        for services in [None, Some(vec![]), Some(vec!["metrics".to_owned()])] {
+            let pump = DeviceFacts {
+                services: services.clone(),
+                ..device("factory", "pump-7")
+            };
+            index.apply_device(pump.clone());
+            let told = index.view(&of_device(&pump), NOW).unwrap().state;
+            assert_eq!(told.services, services);
+        }
+    }
+
+    #[test]
+    fn endpoints_have_names_for_people() {
+        let mut index = index();
+        let short = pod("factory", "web-0", "");
+        let long = PodFacts {
+            name: "x".repeat(200),
+            ..pod("factory", "web-1", "")
+        };
+        for pod in [&short, &long] {
+            index.apply_pod(pod.clone(), NOW);
+        }
+        assert_eq!(index.name_of(&of_pod(&short)), "pod factory/web-0");
+        let name = index.name_of(&of_pod(&long));
+        assert_eq!(name.chars().count(), limits::WAITING_NAME_MAX);
+        let pump = device("factory", "pump-7");
+        assert_eq!(index.name_of(&of_device(&pump)), "device factory/pump-7");
     }
 
     fn policy_names(state: &State) -> Vec<&str> {

@@ -9,7 +9,9 @@ use minicbor::encode::{self, Encoder, Write};
 use minicbor::{Decode, Encode};
 
 use super::revocation::WireRevocations;
-use crate::limits::{DOORS_MAX, NAMES_MAX, RELAYS_MAX, TRUST_SET_MAX};
+use crate::limits::{
+    DOORS_MAX, NAMES_MAX, RELAYS_MAX, SERVICE_NAME_MAX, SERVICES_MAX, TRUST_SET_MAX,
+};
 use crate::policy::WirePolicies;
 use crate::wire::{Violation, at_most};
 
@@ -36,6 +38,9 @@ pub struct State {
     /// A credential issued before this time is stale (an attribute or Service
     /// changed): renew it now rather than at its time.
     pub renew_issued_before: Option<UnixSeconds>,
+    /// The services that a device may offer, of those that its own config
+    /// names; `None`: all of them.
+    pub services: Option<Vec<String>>,
 }
 
 /// One port of one Service, and where it leads in the pod.
@@ -71,6 +76,8 @@ pub struct Changed {
     pub names: bool,
     /// `State::renew_issued_before`.
     pub renew_issued_before: bool,
+    /// `State::services`.
+    pub services: bool,
 }
 
 /// A section's id on the wire.
@@ -84,10 +91,11 @@ pub(super) enum Section {
     Relays = 5,
     Names = 6,
     RenewIssuedBefore = 7,
+    Services = 8,
 }
 
 impl Section {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::TrustSet,
         Self::Policies,
         Self::Revocations,
@@ -96,6 +104,7 @@ impl Section {
         Self::Relays,
         Self::Names,
         Self::RenewIssuedBefore,
+        Self::Services,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -108,6 +117,7 @@ impl Section {
             Self::Relays => "relays",
             Self::Names => "names",
             Self::RenewIssuedBefore => "renew_issued_before",
+            Self::Services => "services",
         }
     }
 
@@ -145,6 +155,7 @@ impl Section {
                 Ok(cbor(&texts(&state.names)))
             }
             Self::RenewIssuedBefore => Ok(cbor(&state.renew_issued_before.map(|t| t.0))),
+            Self::Services => check_services(&state.services).map(|()| cbor(&state.services)),
         }
     }
 
@@ -180,6 +191,11 @@ impl Section {
             Self::RenewIssuedBefore => {
                 state.renew_issued_before = whole::<Option<u64>>(bytes)?.map(UnixSeconds);
             }
+            Self::Services => {
+                let services = whole(bytes)?;
+                check_services(&services)?;
+                state.services = services;
+            }
         }
         Ok(())
     }
@@ -193,6 +209,7 @@ impl Section {
             Self::Doors => state.doors.clear(),
             Self::Ready => state.ready = false,
             Self::Names => state.names.clear(),
+            Self::Services => state.services = Some(Vec::new()),
             // What we had was good; these only help to reach and to be reached.
             Self::TrustSet | Self::Relays | Self::RenewIssuedBefore => {}
         }
@@ -208,6 +225,7 @@ impl Section {
             Self::Relays => changed.relays = true,
             Self::Names => changed.names = true,
             Self::RenewIssuedBefore => changed.renew_issued_before = true,
+            Self::Services => changed.services = true,
         }
     }
 }
@@ -282,6 +300,20 @@ fn whole<T: for<'b> Decode<'b, ()>>(bytes: &[u8]) -> Result<T, Unreadable> {
 
 fn texts<T: ToString>(values: &[T]) -> Vec<String> {
     values.iter().map(T::to_string).collect()
+}
+
+fn check_services(services: &Option<Vec<String>>) -> Result<(), Violation> {
+    let Some(services) = services else {
+        return Ok(());
+    };
+    at_most(services, SERVICES_MAX, "too many services")?;
+    if services
+        .iter()
+        .any(|name| name.is_empty() || name.len() > SERVICE_NAME_MAX)
+    {
+        return Err(Violation("a service's name is too short or too long"));
+    }
+    Ok(())
 }
 
 fn check_doors(doors: &[Door]) -> Result<(), Violation> {

@@ -53,6 +53,7 @@ fn state() -> State {
         relays: vec!["relay.example:7440".parse().unwrap()],
         names: vec!["broker.factory.svc.fairway.internal".parse().unwrap()],
         renew_issued_before: Some(UnixSeconds(77)),
+        services: Some(vec!["metrics".to_owned()]),
     }
 }
 
@@ -69,15 +70,17 @@ fn any_state() -> impl Strategy<Value = State> {
         vec(address(), 0..3),
     );
     let names = vec("[a-z]{1,8}", 0..3);
+    let services = proptest::option::of(vec("[a-z]{1,15}", 0..3));
     (
         vec(any::<u8>(), 0..20),
         names,
         any::<bool>(),
         lists,
         any::<Option<u64>>(),
+        services,
     )
         .prop_map(
-            |(trust_set, names, ready, (doors, relays, addresses), renew)| State {
+            |(trust_set, names, ready, (doors, relays, addresses), renew, services)| State {
                 trust_set,
                 policies: PolicySet {
                     policies: names.iter().map(|name| allow(name)).collect(),
@@ -88,6 +91,7 @@ fn any_state() -> impl Strategy<Value = State> {
                 relays,
                 names: addresses,
                 renew_issued_before: renew.map(UnixSeconds),
+                services,
             },
         )
 }
@@ -318,6 +322,13 @@ fn an_unreadable_section_closes_doors_and_only_its_own() {
                 ..state()
             },
         ),
+        (
+            Section::Services,
+            State {
+                services: Some(vec![]),
+                ..state()
+            },
+        ),
         (Section::Relays, state()),
     ] {
         let (mut publisher, mut subscriber) = (Publisher::new(1), Subscriber::new());
@@ -406,6 +417,43 @@ fn unknown_sections_are_skipped_and_doubled_ones_refused() {
         [Section::Ready]
     );
     assert!(decode(&[&[0xa2][..], &known, &known].concat()).is_err());
+}
+
+/// Bytes as SPEC.md section 5 has them, for implementations in other languages.
+#[test]
+fn vectors_of_the_section_services() {
+    let with = |services: Option<&[&str]>| State {
+        services: services.map(|names| names.iter().map(|&name| name.to_owned()).collect()),
+        ..State::default()
+    };
+    for (services, bytes) in [
+        (None, &[0xf6][..]),
+        (Some(&[][..]), &[0x80]),
+        (Some(&["ssh", "app"][..]), b"\x82\x63ssh\x63app"),
+    ] {
+        let state = with(services);
+        assert_eq!(Section::Services.write(&state).unwrap(), bytes);
+        let mut read = State::default();
+        Section::Services.read(bytes, &mut read).unwrap();
+        assert_eq!(read, state);
+    }
+    for bad in [
+        &b"\x81\x60"[..],
+        b"\x81\x70sixteen-letters-",
+        b"\x81\x01",
+        b"\x80\x80",
+    ] {
+        assert!(
+            Section::Services.read(bad, &mut State::default()).is_err(),
+            "{bad:?}"
+        );
+    }
+    let many = vec!["a".to_owned(); crate::limits::SERVICES_MAX + 1];
+    let state = State {
+        services: Some(many),
+        ..State::default()
+    };
+    assert!(Section::Services.write(&state).is_err());
 }
 
 #[test]

@@ -102,7 +102,10 @@ fn apply(
     if changed.trust_set {
         learn_trust(node, state);
     }
-    if changed.policies || changed.revocations || changed.doors {
+    if changed.services {
+        tell_services(node, state);
+    }
+    if changed.policies || changed.revocations || changed.doors || changed.services {
         let doors = doors(node, state);
         node.update_rules(|rules| {
             rules.policy = Arc::new(state.policies.clone());
@@ -147,10 +150,19 @@ fn learn_trust(node: &Arc<Node>, state: &State) {
     }
 }
 
+/// Says which services of the device's config are not offered.
+fn tell_services(node: &Node, state: &State) {
+    let refused = node.services_not_allowed(state.services.as_deref());
+    if !refused.is_empty() {
+        tracing::warn!(event = "services", services = %refused.join(", "), "not offered: spec.services of the DeviceIdentity does not name them");
+    }
+    node.note(|notes| notes.services_not_allowed = refused);
+}
+
 /// What is offered: a workload's Services by the authority, a device's
-/// services by its own config.
+/// services by its own config, as far as the DeviceIdentity allows.
 fn doors(node: &Node, state: &State) -> Doors {
-    let mut doors = node.device_doors();
+    let mut doors = node.device_doors(state.services.as_deref());
     let Some(namespace) = node.namespace() else {
         return doors;
     };

@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use super::LOCAL_CONNECTIONS;
 use super::access::{Connection, End};
-use super::metrics::{Direction, Outcome, PortalMetrics};
+use super::metrics::{Direction, PortalMetrics};
 use crate::{Endpoint, join};
 
 /// What an inlet is made of: where it listens and where it leads.
@@ -150,39 +150,21 @@ impl Inlet {
 
     async fn connect(&self, socket: TcpStream) {
         let Destination { address, port } = &self.to;
-        let mut connection = Connection::start(
+        let connection = Connection::start(
             &self.metrics,
             Direction::Outbound,
             address.to_string(),
             *port,
         );
         let request = OpenRequest::port(*port);
-        let end = match self.endpoint.open(address, request).await {
+        match self.endpoint.open(address, request).await {
             Ok(stream) => {
                 connection.peer(stream.peer());
-                joined(join(socket, stream, Bytes::new()).await)
+                let joined = join(socket, stream, Bytes::new()).await;
+                connection.joined(joined);
             }
-            Err(error) => {
-                let outcome = if error.is_denied() {
-                    Outcome::Denied
-                } else {
-                    Outcome::Failed
-                };
-                End::without_bytes(outcome, error.reason().into_owned(), &error)
-            }
-        };
-        connection.end(&end);
-    }
-}
-
-/// The end of a connection that was joined with a stream.
-pub(crate) fn joined(joined: crate::Joined) -> End {
-    End {
-        outcome: Outcome::Allowed,
-        reason: joined.reason.into(),
-        detail: String::new(),
-        from_peer: joined.from_peer,
-        to_peer: joined.to_peer,
+            Err(error) => connection.end(End::not_opened(&error)),
+        }
     }
 }
 

@@ -44,8 +44,10 @@ struct Books {
     /// By name of the device.
     devices: BTreeMap<String, VerifyingKey>,
     n_issued: u64,
+    n_times: u64,
     n_tokens: u64,
-    acks: BTreeMap<String, u64>,
+    /// Acknowledged updates, by SPIFFE ID.
+    acks: BTreeMap<String, watch::Sender<u64>>,
     lifetime: Option<u64>,
     is_away: bool,
 }
@@ -139,12 +141,22 @@ impl Authority {
 
     /// How many updates this endpoint has acknowledged.
     pub fn n_acks(&self, id: &str) -> u64 {
-        let books = self.world.state.lock().unwrap();
-        books.acks.get(id).copied().unwrap_or_default()
+        *self.world.acks(id).borrow()
+    }
+
+    /// Resolves once this endpoint has acknowledged so many.
+    pub async fn acknowledged(&self, id: &str, n: u64) {
+        let mut acks = self.world.acks(id).subscribe();
+        acks.wait_for(|acks| *acks >= n).await.unwrap();
     }
 
     pub fn n_issued(&self) -> u64 {
         self.world.state.lock().unwrap().n_issued
+    }
+
+    /// How often the time was asked for.
+    pub fn n_times(&self) -> u64 {
+        self.world.state.lock().unwrap().n_times
     }
 
     /// Credentials issued from now on live this long, in seconds.
@@ -195,6 +207,11 @@ impl World {
         books.states.entry(id.to_owned()).or_default().clone()
     }
 
+    fn acks(&self, id: &str) -> watch::Sender<u64> {
+        let mut books = self.state.lock().unwrap();
+        books.acks.entry(id.to_owned()).or_default().clone()
+    }
+
     fn issue(&self, id: SpiffeId, services: &[&str], handshake_key: [u8; 32]) -> Issued {
         let mut books = self.state.lock().unwrap();
         books.n_issued += 1;
@@ -231,10 +248,13 @@ impl World {
             };
         }
         match (request, from) {
-            (Request::GetTime { nonce }, _) => Response::Time {
-                signed: SignedTime::sign(&self.issuer, &nonce, now()).unwrap(),
-                trust_set: self.trust.clone(),
-            },
+            (Request::GetTime { nonce }, _) => {
+                self.state.lock().unwrap().n_times += 1;
+                Response::Time {
+                    signed: SignedTime::sign(&self.issuer, &nonce, now()).unwrap(),
+                    trust_set: self.trust.clone(),
+                }
+            }
             (Request::FrontCredential { handshake_key }, Preamble::Local) => {
                 let id = account("fairway-system", "fairway-authority");
                 Response::Issued(self.issue(id, &[], handshake_key))
@@ -382,7 +402,7 @@ async fn publish(
             ack = receive::<Ack>(stream, reader) => match ack {
                 Some(ack) => {
                     watcher.acknowledge(&ack).unwrap();
-                    *world.state.lock().unwrap().acks.entry(id.to_owned()).or_default() += 1;
+                    world.acks(id).send_modify(|acks| *acks += 1);
                 }
                 None => return,
             },

@@ -9,7 +9,9 @@
 )]
 
 pub mod authority;
+pub mod lines;
 pub mod relay;
+pub mod world;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +21,8 @@ use fairway_endpoint::{
 };
 use fairway_identity::{Address, Ed25519Key, HostPort, Label, Ticket};
 use fairway_policy::{
-    Action, AttributeSelector, CallerRule, Door, Mode, Policy, PolicySet, Protocol,
+    Action, AttributeSelector, CallerRule, Door, HttpRule, Method, Mode, PathPattern, Policy,
+    PolicySet, Protocol,
 };
 use tokio::sync::mpsc;
 
@@ -97,6 +100,20 @@ pub async fn device(
     name: &str,
     services: &[(u16, &str)],
 ) -> (Endpoint, mpsc::Receiver<Incoming>) {
+    let unknown = ClockSource::Unknown {
+        floor: Default::default(),
+    };
+    device_by(unknown, authority, relays, name, services).await
+}
+
+/// One that goes by this clock.
+pub async fn device_by(
+    clock: ClockSource,
+    authority: &Authority,
+    relays: &[HostPort],
+    name: &str,
+    services: &[(u16, &str)],
+) -> (Endpoint, mpsc::Receiver<Incoming>) {
     let mut config = EndpointConfig::new(authority.trust_domain(), authority.pin());
     config.credential = CredentialSource::Device {
         namespace: label("factory"),
@@ -108,9 +125,7 @@ pub async fn device(
         .iter()
         .map(|(p, s)| (*p, (*s).to_owned()))
         .collect();
-    config.clock = ClockSource::Unknown {
-        floor: Default::default(),
-    };
+    config.clock = clock;
     let (sender, incoming) = mpsc::channel(16);
     config.incoming = Some(sender);
     (Endpoint::start(config).await.unwrap(), incoming)
@@ -173,6 +188,17 @@ pub fn service(name: &str) -> Door {
     Door::Service {
         service: name.to_owned(),
         protocol: Protocol::Tcp,
+    }
+}
+
+/// A service of which policy allows these requests only.
+pub fn http_service(name: &str, method: &str, path: &str) -> Door {
+    Door::Service {
+        service: name.to_owned(),
+        protocol: Protocol::Http(vec![HttpRule {
+            methods: vec![Method::new(method).unwrap()],
+            paths: vec![PathPattern::new(path).unwrap()],
+        }]),
     }
 }
 
