@@ -42,7 +42,8 @@ async fn main() -> Result<()> {
         opens: args.opens,
         idle: args.idle,
     };
-    fairway_bench::raise_nofile()?;
+    // Also for the processes that are started here.
+    fairway_daemon::raise_open_files_limit();
     let apps = Apps::start().await?;
     let dir = tempfile::tempdir()?;
     let wanted = |name: &str| args.only.as_deref().is_none_or(|only| only == name);
