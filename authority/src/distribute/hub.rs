@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use fairway_identity::{Uid, UnixSeconds};
 use tokio::sync::{Notify, watch};
 
+use super::audience::{Audience, Concern};
 use super::index::{Index, Touched};
-use super::view::{Audience, Concern, Gone, View};
+use super::view::{Gone, View};
 use crate::clock::WallClock;
 use crate::limits;
 use crate::revoke::Entry;
