@@ -231,6 +231,11 @@ impl Opener {
         }));
     }
 
+    /// The next epoch was announced, and no record of it has come.
+    pub(crate) fn is_expecting(&self) -> bool {
+        self.other.as_ref().is_some_and(|other| other.expected)
+    }
+
     /// The expected epoch is the present one; what was can still be read.
     pub(crate) fn advance(&mut self) {
         if let Some(other) = self.other.as_mut().filter(|other| other.expected) {

@@ -8,6 +8,7 @@
 //!
 //! Start reading at [`Pair`]: two channels, a [`Net`] between them, one clock.
 
+pub mod authority;
 mod net;
 mod pair;
 

@@ -203,6 +203,9 @@ impl Channel {
             return Err(Violation::new("a renewal that leaves out an epoch"));
         }
         match (part, self.renewing.under_way.take()) {
+            (RenewPart::First, None) if self.is_switching() => {
+                return Err(Violation::new("a renewal under the key that was to go"));
+            }
             (RenewPart::First, None) => return Ok(self.on_renew_first(message)),
             (RenewPart::Second | RenewPart::Third, None) => {
                 return Err(Violation::new("a part of a renewal that nobody began"));
@@ -210,6 +213,13 @@ impl Channel {
             (_, Some(renewal)) => self.on_renew_part(*renewal, part, message)?,
         }
         Ok(Taken::Yes)
+    }
+
+    /// The peer has not sealed with the present epoch's key yet.
+    fn is_switching(&self) -> bool {
+        self.keys
+            .as_ref()
+            .is_some_and(|keys| keys.opener.is_expecting())
     }
 
     /// The initiator begins. Too soon after the last time it has to wait: a
