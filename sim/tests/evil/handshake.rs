@@ -99,7 +99,8 @@ pub(crate) const CASES: &[Case] = &[
         s.handshake(|_| {});
         s.pass(Time::from_secs(11));
     }, TIMEOUT),
-    called("message 1 twice", mangle!(3, _p => ()), Ends::Goes),
+    called("messages 1 and 3 five times each", |s| s.handshake(|p| p.times = 5), Ends::Goes),
+    calling("message 2 five times", |s| s.handshake(|p| p.times = 5), Ends::Goes),
     called("another message 1 after the first", |s| {
         let other = [&header(1, 1, 0, NAME.as_bytes())[..], &[7; 1232]].concat();
         second_time(s, 1, &other);

@@ -122,6 +122,8 @@ pub(crate) struct Plan {
     pub(crate) last_hello: Vec<u8>,
     /// Changes the packet with this number before it is sent.
     pub(crate) mangle: fn(u8, &mut Vec<u8>),
+    /// How often each packet is sent.
+    pub(crate) times: usize,
     /// What it sends in its first record.
     pub(crate) greeting: Option<Text>,
 }
@@ -330,6 +332,7 @@ impl Scene {
             hello,
             last_hello,
             mangle: |_, _| {},
+            times: 1,
             greeting: None,
         }
     }
@@ -361,13 +364,13 @@ impl Scene {
         let mut noise = Noise::new(true, plan.secret, &plan.header, plan.trick);
         let mut first = [&plan.header[..], &noise.first()].concat();
         (plan.mangle)(1, &mut first);
-        self.deliver(&first);
+        (0..plan.times).for_each(|_| self.deliver(&first));
         let Some(second) = self.packet(2) else { return };
         let (third, _) = noise.third(&second[1..], &plan.hello);
         let mut third = [&[3][..], &third].concat();
         (plan.mangle)(3, &mut third);
         self.evil.begin(noise.split(b""));
-        self.deliver(&third);
+        (0..plan.times).for_each(|_| self.deliver(&third));
         self.say(plan.greeting.unwrap_or_else(|| text().good_settings()));
     }
 
@@ -378,7 +381,7 @@ impl Scene {
         let second = noise.second(message, &plan.hello);
         let mut second = [&[2][..], &second].concat();
         (plan.mangle)(2, &mut second);
-        self.deliver(&second);
+        (0..plan.times).for_each(|_| self.deliver(&second));
         let Some(third) = self.packet(3) else { return };
         if noise.read_third(&third[1..]).is_none() {
             return;
@@ -681,7 +684,7 @@ impl Evil {
 
     /// The type byte of this epoch's records.
     pub(crate) fn kind(&self) -> u8 {
-        if self.epoch % 2 == 0 { 4 } else { 6 }
+        if self.epoch.is_multiple_of(2) { 4 } else { 6 }
     }
 
     pub(crate) fn seal(&mut self, text: &[u8]) -> Vec<u8> {
