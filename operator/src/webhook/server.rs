@@ -283,6 +283,30 @@ mod tests {
         );
     }
 
+    /// A TLS handshake belongs to its own connection, never to the accept loop.
+    #[tokio::test]
+    async fn clients_that_do_not_finish_their_tls_handshake_keep_nobody_waiting() {
+        let names = vec!["fairway-operator.fairway-system.svc".to_owned()];
+        let keys = Keyring::new(&names, Timestamp::now()).unwrap();
+        let server = WebhookServer::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = server.address().unwrap();
+        let tls = RustlsConfig::from_config(Arc::new(keys.server_config().unwrap()));
+        tokio::spawn(server.serve(tls, injector(known()), Drain::new()));
+
+        let mut unfinished = Vec::new();
+        for _ in 0..100 {
+            let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+            // The head of a ClientHello of 512 bytes that never come.
+            client.write_all(&[0x16, 3, 1, 2, 0]).await.unwrap();
+            unfinished.push(client);
+        }
+        let body = review(pod(json!({"containers": []})), false).to_string();
+        let (bundle, name) = (keys.ca_bundle(), &names[0]);
+        let answer = post(address, &bundle, name, &body);
+        let answer = tokio::time::timeout(Duration::from_secs(5), answer).await;
+        assert!(answer.unwrap().contains("200 OK"));
+    }
+
     async fn post(address: SocketAddr, bundle: &str, name: &str, body: &str) -> String {
         let mut roots = rustls::RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
