@@ -2,7 +2,8 @@
 
 `Channel` is given the function that sends a packet and is fed what came by
 `receive`; it knows no sockets. It holds to every MUST for an initiator that
-opens streams and is offered none; it neither renews nor moves to another link.
+opens streams and is offered none, stays on its first path, and renews its keys
+when it is told to.
 """
 
 import hashlib
@@ -93,23 +94,23 @@ class Noise:
 
 
 class Handshake:
-    def __init__(self, static, purpose, dialled):
+    """The initiator's side of the three Noise messages; of a renewal, too (section 12)."""
+
+    def __init__(self, static, prologue, secret=b""):
         self.static, self.ephemeral = static, X25519PrivateKey.generate()
         self.kem = MLKEM768PrivateKey.generate()
         self.ek = self.kem.public_key().public_bytes_raw()
-        name = dialled.encode()
-        prologue = bytes([1, 1, 1, purpose, len(name)]) + name
-        self.noise = Noise(prologue)
+        self.noise, self.secret = Noise(prologue), secret
         public = self.ephemeral.public_key().public_bytes_raw()
         self.noise.e(public)
-        self.first = prologue + public + self.noise.seal(self.ek)
+        self.first = public + self.noise.seal(self.ek)
 
-    def read_second(self, packet):
-        """The responder's static key and first hello."""
-        if not 1233 <= len(packet) <= 1233 + 4096:
+    def read_second(self, message):
+        """The responder's static key and hello."""
+        if not 1200 <= len(message) <= 1200 + 4096:
             raise Violation("message 2 has an impossible length")
-        noise, body = self.noise, packet[1:]
-        remote, static, payload = body[:32], body[32:80], body[80:]
+        noise = self.noise
+        remote, static, payload = message[:32], message[32:80], message[80:]
         noise.e(remote)
         # The library refuses a result that is all zero.
         self.remote_ephemeral = X25519PublicKey.from_public_bytes(remote)
@@ -124,12 +125,14 @@ class Handshake:
 
     def write_third(self, hello):
         noise = self.noise
-        third = b"\3" + noise.seal(self.static.public_key().public_bytes_raw())
+        third = noise.seal(self.static.public_key().public_bytes_raw())
         noise.mix_key(self.static.exchange(self.remote_ephemeral))
         noise.mix_key_and_hash(self.psk)
         third += noise.seal(hello)
         split = hkdf(noise.ck, b"", b"", 64)
-        return third, noise.h, (RecordKey(split[:32], noise.h), RecordKey(split[32:], noise.h))
+        secret = hkdf(noise.h, split + self.secret, b"fairway/1 epoch secret", 32)
+        keys = [RecordKey(split[at:at + 32] + self.secret, noise.h) for at in (0, 32)]
+        return third, noise.h, keys, secret
 
 
 # ---- records (section 5) ----
@@ -142,8 +145,8 @@ class RecordKey:
     def nonce(self, number):
         return (int.from_bytes(self.iv, "big") ^ number).to_bytes(12, "big")
 
-    def seal(self, number, text):
-        header = b"\4" + number.to_bytes(8, "big")
+    def seal(self, kind, number, text):
+        header = bytes([kind]) + number.to_bytes(8, "big")
         return header + self.key.encrypt(self.nonce(number), text, header)
 
     def open(self, packet):
@@ -306,11 +309,14 @@ class Channel:
     def __init__(self, transmit, pump, static, purpose, dialled, admit):
         """`transmit(packet)` sends, `pump(until)` lets packets in until `until()`.
 
-        `admit(last, static_key, hello)` judges a hello of the responder and
-        gives the hello to answer with."""
+        `admit(place, static_key, hello)` judges a hello of the responder ("first",
+        "last" or "renewal") and gives the hello to answer with."""
         self.transmit, self.pump, self.admit = transmit, pump, admit
-        self.handshake = Handshake(static, purpose, dialled)
-        self.state, self.repeat, self.second = "dialling", self.handshake.first, None
+        name = dialled.encode()
+        header = bytes([1, 1, 1, purpose, len(name)]) + name
+        self.static, self.handshake = static, Handshake(static, header)
+        self.state, self.repeat, self.second = "dialling", header + self.handshake.first, None
+        self.epoch, self.keys, self.sealing, self.old_until = 0, {}, 0, None
         self.next, self.unacknowledged, self.came, self.must_ack = 0, {}, Numbers(), False
         self.peer, self.streams, self.closed, self.hello = None, [], None, None
         self.sent, self.received, self.consumed, self.allowed = 0, 0, 0, WINDOW
@@ -329,6 +335,18 @@ class Channel:
         self.streams.append(stream)
         self.send(b"\x05" + varint(stream.id) + counted(header))
         return stream
+
+    def renew(self):
+        """Section 12; comes back when both ends use the new keys."""
+        epoch = self.epoch + 1
+        binding = hkdf(b"fairway/1 renewal binding", self.secret, b"", 32)
+        prologue = b"fairway/1 renewal" + epoch.to_bytes(8, "big") + binding
+        self.handshake = Handshake(self.static, prologue, self.secret)
+        self.send_part(epoch, 1, self.handshake.first)
+        self.wait(lambda: self.sealing == epoch)
+
+    def send_part(self, epoch, part, message):
+        self.send(b"\x14" + varint(epoch) + varint(part) + counted(message))
 
     def close(self, code=0, reason=""):
         if not self.closed:
@@ -359,7 +377,7 @@ class Channel:
         try:
             if packet[0] == 2:
                 self.receive_second(packet)
-            elif packet[0] == 4 and self.state in ("checking", "ready"):
+            elif packet[0] in (4, 6) and self.state in ("checking", "ready"):
                 self.receive_record(packet)
         except Violation as error:
             self.close(1, str(error))
@@ -371,24 +389,30 @@ class Channel:
                 self.transmit(self.repeat)
             return
         try:
-            self.static_key, hello = self.handshake.read_second(packet)
-            answer = self.admit(False, self.static_key, hello)
+            self.static_key, hello = self.handshake.read_second(packet[1:])
+            answer = self.admit("first", self.static_key, hello)
         except (InvalidTag, ValueError) as error:
             self.closed = (3, "message 2 does not authenticate")
             raise Closed(*self.closed) from error
-        self.repeat, self.hash, (self.out, self.in_) = self.handshake.write_third(answer)
+        third, self.hash, keys, self.secret = self.handshake.write_third(answer)
+        self.repeat, self.keys[0] = b"\3" + third, keys
         self.second, self.handshake, self.state = packet, None, "checking"
         self.transmit(self.repeat)
         self.tried, self.wait_for = time.monotonic(), 0.5
 
     def receive_record(self, packet):
         number = int.from_bytes(packet[1:9], "big")
-        if len(packet) < 26 or len(packet) > 16640 or number >= 1 << 24 or number in self.came:
+        keys = self.keys.get(packet[0] >> 1 & 1)
+        if len(packet) < 26 or len(packet) > 16640 or not keys or number in self.came:
             return
         try:
-            _, text = self.in_.open(packet)
+            _, text = keys[1].open(packet)
         except InvalidTag:
             return
+        if self.sealing != self.epoch and packet[0] >> 1 & 1 == self.epoch & 1:
+            # The first of a new epoch: from now on we seal with it, too.
+            self.sealing, self.old_until = self.epoch, time.monotonic() + 5
+            self.send(b"\x01")
         reader = Reader(text)
         wants_ack = False
         while reader.at < len(text):
@@ -432,6 +456,16 @@ class Channel:
         elif kind == 0x10:
             r.bytes(1200)
             return False
+        elif kind == 0x12:
+            self.record(b"\x13" + r.take(8))
+            return False
+        elif kind == 0x13:
+            r.take(8)
+            return False
+        elif kind == 0x14:
+            self.receive_part(r.varint(), r.varint(3), r.bytes(6144))
+        elif kind == 0x15:
+            pass  # Asked for a renewal. Ours come when the owner wants them.
         elif kind == 0x11:
             self.closed = r.reason()
             return False
@@ -445,9 +479,23 @@ class Channel:
             raise Violation("a stream that was never opened")
         return self.streams[number // 2]
 
+    def receive_part(self, epoch, part, message):
+        if epoch <= self.epoch:
+            return
+        if part != 2 or epoch != self.epoch + 1 or not self.handshake:
+            raise Violation("a part of a renewal that nobody began")
+        try:
+            self.static_key, hello = self.handshake.read_second(message)
+        except (InvalidTag, ValueError) as error:
+            raise Violation("a renewal that does not authenticate") from error
+        answer = self.admit("renewal", self.static_key, hello)
+        third, _, keys, self.secret = self.handshake.write_third(answer)
+        self.handshake, self.epoch, self.keys[epoch & 1] = None, epoch, keys
+        self.send_part(epoch, 3, third)
+
     def receive_hello(self, hello):
         if self.state == "checking":
-            self.admit(True, self.static_key, hello)
+            self.admit("last", self.static_key, hello)
             self.state = "ready"
             self.send(b"\x04" + varint(3) + b"".join(
                 varint(key) + varint(value) for key, value in ((1, WINDOW), (2, STREAM_WINDOW), (3, 0))))
@@ -461,7 +509,8 @@ class Channel:
     # -- what goes out
 
     def record(self, frames):
-        self.transmit(self.out.seal(self.next, frames))
+        parity = self.sealing & 1
+        self.transmit(self.keys[parity][0].seal(4 + 2 * parity, self.next, frames))
         self.next += 1
 
     def send(self, frame):
@@ -486,6 +535,9 @@ class Channel:
         now = time.monotonic()
         if self.closed:
             return
+        if self.old_until and now > self.old_until:
+            del self.keys[self.epoch + 1 & 1]
+            self.old_until = None
         if self.state != "ready" and now - self.tried > self.wait_for:
             self.tried, self.wait_for = now, min(2 * self.wait_for, 4)
             self.transmit(self.repeat)

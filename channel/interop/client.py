@@ -78,7 +78,8 @@ def read_exactly(stream, count):
 
 
 def talk(session, port):
-    """Messages that are answered, then more than any window holds, then both ends' ends."""
+    """Messages that are answered, then more than any window holds, with new keys in the
+    middle of it, then both ends' ends."""
     stream = session.connect(port)
     for message in (b"hello", b"from", b"another implementation"):
         stream.write(message)
@@ -86,6 +87,8 @@ def talk(session, port):
             raise AssertionError("not the echo")
     bulk, came = secrets.token_bytes(BULK), hashlib.sha256()
     for start in range(0, BULK, 1 << 17):
+        if start == BULK // 2:
+            session.channel.renew()
         stream.write(bulk[start:start + (1 << 17)])
         came.update(read_exactly(stream, 1 << 17))
     if came.digest() != hashlib.sha256(bulk).digest():
@@ -118,7 +121,8 @@ def main():
     link = Link(ticket.relays[0], identity)
     session = link.dial(service)
     talk(session, port)
-    result |= {"relay": link.relay.peer[2], "peer": session.peer[2], "echoed": BULK}
+    result |= {"relay": link.relay.peer[2], "peer": session.peer[2], "echoed": BULK,
+               "epoch": session.channel.epoch}
     result |= refusals(link, session)
     link.close()
     print(json.dumps(result))

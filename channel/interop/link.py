@@ -81,17 +81,18 @@ class Session:
         link.channels[circuit] = self.channel
         self.channel.connect()
 
-    def admit(self, last, static_key, hello):
+    def admit(self, place, static_key, hello):
         fields = cbor.decode(hello)
         now = int(time.time())
-        if last:
+        if place != "first":
             claims = self.trust.verify(fields[0], "fairway-credential", static_key, now)
-            if (claims[2], claims["uid"]) != (self.lean[2], self.lean["uid"]):
+            if (claims[2], claims["uid"], fields[2]) != (self.lean[2], self.lean["uid"], self.instance):
                 raise Refused("the full credential is another's than the lean one")
             if not self.trust.answers(claims, self.dialled):
                 raise Refused("the peer does not answer to the dialled name")
             self.peer = claims
-            return None
+            return cbor.encode(self.shown())
+        self.instance = fields[2]
         shown = TrustSet(fields[1], self.identity.root_hash)
         if self.trust is None or shown.version > self.trust.version:
             self.trust = shown
@@ -99,12 +100,16 @@ class Session:
         if not self.dialled.endswith(".svc.fairway.internal"):
             if not self.trust.answers(self.lean, self.dialled):
                 raise Refused("not the one that was dialled")
-        answer = {2: self.identity.instance}
-        if self.identity.full:
-            answer[0] = self.identity.full
+        answer = self.shown()
         if self.identity.trust_bytes and self.trust.version > shown.version:
             answer[1] = self.identity.trust_bytes
         return cbor.encode(answer)
+
+    def shown(self):
+        answer = {2: self.identity.instance}
+        if self.identity.full:
+            answer[0] = self.identity.full
+        return answer
 
     def request(self, value, most=12288):
         """One request to the authority, on a Control stream of its own."""

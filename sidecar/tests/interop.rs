@@ -61,6 +61,7 @@ async fn a_client_written_from_the_specifications_alone_enrols_and_talks_to_a_si
             "relay": id(&workload(SYSTEM_NAMESPACE, "fairway-relay")),
             "peer": id(&workload("factory", "collector")),
             "echoed": 3 << 20,
+            "epoch": 1,
             "without_credential": "authority-only",
             "unknown_service": "not-here",
             "unknown_port": 0x107,
