@@ -17,7 +17,7 @@ use fairway_control::update::{Publisher, State, Watcher};
 use fairway_control::{FrameReader, Message, Reason, frame, reason};
 use fairway_identity::proof::{Purpose, Statement};
 use fairway_identity::{
-    CredentialClaims, Ed25519Key, Form, HostPort, Issuer, IssuerId, Label, RootHash, Serial,
+    CredentialClaims, Ed25519Key, Form, Issuer, IssuerId, Label, RelayAddress, RootHash, Serial,
     SignedTime, Signer as _, SpiffeId, Subject, Ticket, TrustDomain, TrustSet, Uid, UnixSeconds,
     issue,
 };
@@ -120,7 +120,7 @@ impl TestAuthority {
     ///
     /// # Errors
     /// No randomness, or a name is malformed.
-    pub fn ticket(&self, namespace: &str, device: &str, relays: Vec<HostPort>) -> Result<Ticket> {
+    pub fn ticket(&self, namespace: &str, device: &str, relays: Vec<RelayAddress>) -> Result<Ticket> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;
         let (namespace, device) = (Label::new(namespace)?, Label::new(device)?);

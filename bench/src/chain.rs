@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use fairway_control::update::{Door, State};
-use fairway_identity::{Address, HostPort, Label};
+use fairway_identity::{Address, Label, RelayAddress};
 use fairway_policy::{Action, AttributeSelector, CallerRule, Mode, Policy, PolicySet};
 
 use crate::apps::Apps;
@@ -206,7 +206,7 @@ fn haproxy_config(hop: Hop, next: Hop, bind: &str, server: &str) -> String {
 
 /// Tells sidecar, device and front what the operator and the authority would.
 fn tell(authority: &TestAuthority, relay: SocketAddr, apps: &Apps) -> Result<()> {
-    let relays: Vec<HostPort> = vec![relay.to_string().parse()?];
+    let relays: Vec<RelayAddress> = vec![relay.to_string().parse()?];
     let (namespace, collector) = (Label::new("bench")?, Label::new("collector")?);
     let doors = [apps.sink, apps.source, apps.echo].map(|app| Door {
         service: collector.clone(),

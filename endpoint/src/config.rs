@@ -4,13 +4,16 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fairway_identity::{
-    Address, HostPort, Label, RootHash, Signer, TrustDomain, UnixSeconds, VerifiedTrustSet,
+    Address, HostPort, Label, RelayAddress, RootHash, Signer, TrustDomain, UnixSeconds, VerifiedTrustSet,
 };
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
+use crate::limits::UPGRADE_MIN;
+use crate::transport::{ProxyUse, TlsTrust};
 use crate::{Incoming, Metrics};
 
 /// Everything that an [`Endpoint`](crate::Endpoint) needs to start.
@@ -28,10 +31,16 @@ pub struct EndpointConfig {
     /// The authority's own address (`host:port`), for endpoints that reach it
     /// without a relay. Without it the authority is reached over the relays.
     pub authority: Option<HostPort>,
-    /// Relay addresses (`host:port`) to begin with; the authority's updates replace them.
-    pub relays: Vec<HostPort>,
+    /// Relay addresses to begin with; the authority's updates replace them,
+    /// unless [`relays_fixed`](Self::relays_fixed).
+    pub relays: Vec<RelayAddress>,
+    /// Whether `relays` stay, whatever the authority says: somebody wrote them
+    /// down for this device.
+    pub relays_fixed: bool,
     /// Whether to hold a link to one relay or to every one.
     pub relay_use: RelayUse,
+    /// How relays are dialled.
+    pub links: LinkOptions,
     /// Whether to accept direct links (the authority's front).
     pub listen: Option<Listen>,
     /// Names to answer to and to register with relays from the start. Further
@@ -62,7 +71,9 @@ impl EndpointConfig {
             saved: None,
             authority: None,
             relays: Vec::new(),
+            relays_fixed: false,
             relay_use: RelayUse::One,
+            links: LinkOptions::default(),
             listen: None,
             names: Vec::new(),
             services: Vec::new(),
@@ -110,6 +121,29 @@ pub enum RelayUse {
     One,
     /// Every one: sidecars and the authority.
     All,
+}
+
+/// How relays are dialled.
+#[derive(Clone, Debug)]
+pub struct LinkOptions {
+    /// Which certificates are good enough, for TLS, WebSocket and QUIC.
+    pub tls_trust: TlsTrust,
+    /// Whether links go through an HTTP proxy.
+    pub proxy: ProxyUse,
+    /// A link over a lesser transport than there may be is kept this long before
+    /// better ones are tried again; longer and longer while they do not work.
+    pub upgrade_after: Duration,
+}
+
+impl Default for LinkOptions {
+    /// Any certificate, no proxy, a minute.
+    fn default() -> Self {
+        Self {
+            tls_trust: TlsTrust::default(),
+            proxy: ProxyUse::default(),
+            upgrade_after: UPGRADE_MIN,
+        }
+    }
 }
 
 /// Accepts direct links.
@@ -172,7 +206,7 @@ pub enum Keep {
     /// A lower bound of the true time.
     TimeFloor(UnixSeconds),
     /// Relay addresses, from the authority.
-    Relays(Vec<HostPort>),
+    Relays(Vec<RelayAddress>),
 }
 
 // === impl Debug: no keys ===
@@ -208,6 +242,7 @@ impl fmt::Debug for EndpointConfig {
             .field("authority", &self.authority)
             .field("relays", &self.relays)
             .field("relay_use", &self.relay_use)
+            .field("links", &self.links)
             .field("listen", &self.listen)
             .field("names", &self.names)
             .field("services", &self.services)

@@ -174,13 +174,11 @@ fn is_passing(reason: &Reason) -> bool {
 const NOT_HERE: &str = reason::NOT_HERE;
 
 /// Connects, bounded, with small packets sent at once.
-pub(crate) async fn connect(to: &HostPort) -> std::io::Result<TcpStream> {
-    let connecting = TcpStream::connect((to.host(), to.port()));
-    let io = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
+async fn connect(to: &HostPort) -> std::io::Result<TcpStream> {
+    let connecting = crate::transport::tcp(to.host(), to.port());
+    tokio::time::timeout(CONNECT_TIMEOUT, connecting)
         .await
-        .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
-    io.set_nodelay(true)?;
-    Ok(io)
+        .map_err(|_| std::io::ErrorKind::TimedOut)?
 }
 
 async fn join(

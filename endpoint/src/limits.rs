@@ -130,3 +130,82 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// A new link takes over from an old one after this time at the latest, even
 /// if the relay has not answered for all names.
 pub const REGISTER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A link that ends has this long to bring out its last words.
+pub const LINK_CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+
+// --- transports --------------------------------------------------------------
+
+/// Connecting over anything but bare TCP must be done within this time: on a
+/// bad radio TLS and WebSocket take four round trips, some of them twice.
+pub const TRANSPORT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The next transport is tried this long after the one before, if that has not
+/// answered (RFC 8305 suggests 250 ms; a link needs two round trips).
+pub const TRANSPORT_STAGGER: Duration = Duration::from_millis(300);
+
+/// A link over a lesser transport is left for a better one that works; how
+/// often that is tried begins here and doubles...
+pub const UPGRADE_MIN: Duration = Duration::from_secs(60);
+
+/// ...up to so many times that (a quarter of an hour): most networks that block
+/// something do so for good.
+pub const UPGRADE_SPREAD: u32 = 15;
+
+/// Largest message of a WebSocket, and so the most that is kept for somebody
+/// who has not said who they are.
+pub const WEBSOCKET_MESSAGE_MAX: usize = 64 * 1024;
+
+/// What a WebSocket reads at once while little comes; held as long as it lives.
+pub const WEBSOCKET_BUFFER: usize = 4 * 1024;
+
+/// QUIC connections whose handshake has begun; more are refused. At about 20 KiB
+/// each this is 5 MiB.
+pub const QUIC_INCOMING_MAX: usize = 256;
+
+/// What is kept of one QUIC connection before it is looked at: two flights of
+/// a handshake with a post-quantum key.
+pub const QUIC_INCOMING_BUFFER: u64 = 8 * 1024;
+
+/// The same of all together.
+pub const QUIC_INCOMING_BUFFER_ALL: u64 = 2 * 1024 * 1024;
+
+/// What a relay takes in over QUIC from somebody who has not shown who they
+/// are: a handshake and a few messages.
+pub const QUIC_HALF_OPEN_WINDOW: u32 = 64 * 1024;
+
+/// What may lie unread on all streams of a link: more than a circuit's credit
+/// for several of them, so that one that waits for a lost packet stalls no
+/// other.
+pub const QUIC_RECEIVE_WINDOW: u32 = 8 * 1024 * 1024;
+
+/// The same on one stream: a circuit's credit with its frame headers, so that
+/// the credit is what limits.
+pub const QUIC_STREAM_WINDOW: u32 = 2 * 1024 * 1024;
+
+/// What may be under way to the other end: 80 Mbit/s at 200 ms.
+pub const QUIC_SEND_WINDOW: u64 = 2 * 1024 * 1024;
+
+/// Frames that wait for their streams; then the sessions keep theirs.
+pub const QUIC_UNSENT_MAX: usize = 256 * 1024;
+
+/// Bytes of frames that are begun and not ended, on all streams of a link
+/// together: a thousand circuits with half a frame each. Beyond it the link ends.
+pub const QUIC_HELD_MAX: usize = 8 * 1024 * 1024;
+
+/// Pieces of a stream that are read at once: a frame comes in a dozen packets.
+pub const QUIC_CHUNKS_PER_READ: usize = 8;
+
+/// Circuits that are over and still known, so that what comes late for them
+/// opens no new stream: what is under way takes far less than a thousand ends.
+pub const QUIC_CIRCUITS_OVER_KEPT: usize = 1_024;
+
+/// A QUIC connection on which nothing came for so long is gone.
+pub const QUIC_IDLE: Duration = Duration::from_secs(60);
+
+/// A device says something at least this often: many routers forget UDP after
+/// 30 s.
+pub const QUIC_KEEPALIVE: Duration = Duration::from_secs(20);
+
+/// The last words on a QUIC link are waited for so long.
+pub const QUIC_CLOSE_TIMEOUT: Duration = Duration::from_millis(400);

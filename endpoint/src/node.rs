@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use fairway_control::Reason;
 use fairway_control::link::Instance;
 use fairway_identity::{
-    Address, Clock, HostPort, Label, RootHash, SpiffeId, Subject, TrustDomain, UnixSeconds,
+    Address, Clock, HostPort, Label, RelayAddress, RootHash, SpiffeId, Subject, TrustDomain, UnixSeconds,
     VerifiedTrustSet,
 };
 use fairway_session::{
@@ -24,6 +24,7 @@ use crate::identity::Identity;
 use crate::link::LinkShared;
 use crate::random::random_bytes;
 use crate::sessions::SessionTable;
+use crate::transport::Connector;
 use crate::{Incoming, Metrics};
 
 /// The shared state of one endpoint.
@@ -37,12 +38,15 @@ pub(crate) struct Node {
     pub(crate) source: CredentialSource,
     pub(crate) authority: Option<HostPort>,
     pub(crate) relay_use: RelayUse,
+    pub(crate) connector: Connector,
     pub(crate) front: Option<Front>,
     pub(crate) sessions: SessionTable,
     /// Links to relays that are up.
     pub(crate) links: watch::Sender<Vec<Arc<LinkShared>>>,
     /// Relays that are known.
-    pub(crate) relays: watch::Sender<Vec<HostPort>>,
+    pub(crate) relays: watch::Sender<Vec<RelayAddress>>,
+    /// Whether they stay, whatever the authority says.
+    pub(crate) relays_fixed: bool,
     /// Names to register, when registering is on.
     pub(crate) offer: watch::Sender<Offer>,
     pub(crate) identity: watch::Sender<Arc<Identity>>,
@@ -135,10 +139,12 @@ impl Node {
             source: config.credential,
             authority: config.authority,
             relay_use: config.relay_use,
+            connector: Connector::new(config.links),
             front,
             sessions: SessionTable::default(),
             links: watch::Sender::default(),
             relays: watch::Sender::new(config.relays),
+            relays_fixed: config.relays_fixed,
             offer: watch::Sender::new(offer),
             identity: watch::Sender::new(Arc::new(identity)),
             stale_before: watch::Sender::default(),

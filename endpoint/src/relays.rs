@@ -4,17 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fairway_identity::{Address, HostPort};
-use fairway_session::code;
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
+use fairway_identity::{Address, RelayAddress, Transport};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::config::{CredentialSource, RelayUse};
-use crate::conn::Conn;
-use crate::dial::connect;
 use crate::limits::{BACKOFF_MAX, BACKOFF_MIN, RACE_STEP, RACERS_MAX, REGISTER_TIMEOUT};
 use crate::link::{Command, Driver, LinkKind, LinkShared, LinkState};
 use crate::node::Node;
@@ -34,24 +30,24 @@ enum Choice {
     /// Any of the known ones, another after each failure.
     Any,
     /// This one.
-    This(HostPort),
+    This(Relay),
 }
 
 /// One keeper for each known relay.
 async fn keep_all(node: &Arc<Node>) {
     let mut relays = node.relays.subscribe();
-    let mut keepers: BTreeMap<String, CancellationToken> = BTreeMap::new();
+    let mut keepers: BTreeMap<Relay, CancellationToken> = BTreeMap::new();
     loop {
-        let known = relays.borrow_and_update().clone();
-        keepers.retain(|address, keeper| {
-            let keep = known.iter().any(|relay| relay.to_string() == *address);
+        let known = by_relay(&relays.borrow_and_update());
+        keepers.retain(|relay, keeper| {
+            let keep = known.contains(relay);
             if !keep {
                 keeper.cancel();
             }
             keep
         });
         for relay in known {
-            keepers.entry(relay.to_string()).or_insert_with(|| {
+            keepers.entry(relay.clone()).or_insert_with(|| {
                 let cancelled = CancellationToken::new();
                 let (node, gone) = (node.clone(), cancelled.clone());
                 node.clone().spawn(async move {
@@ -71,45 +67,150 @@ async fn keep_all(node: &Arc<Node>) {
 struct Held {
     node: Arc<Node>,
     link: Arc<LinkShared>,
+    relay: RelayAddress,
 }
 
 /// Keeps one link.
 async fn keep(node: &Arc<Node>, choice: Choice) {
     let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
+    let mut course = Course::new(node);
     let mut held: Option<Held> = None;
-    // Tried after all others: it was lost, or has told us to go.
-    let mut last: Option<HostPort> = None;
     loop {
         wait_until_useful(node).await;
-        let Some(candidates) = candidates(node, &choice, last.as_ref()).await else {
+        let Some(candidates) = course.candidates(node, &choice).await else {
             return;
         };
-        match race(node, candidates).await {
-            Ok((relay, link)) => {
-                backoff.reset();
-                tracing::info!(event = "link-up", relay = %relay, "linked to a relay");
-                let new = Held::new(node, link);
-                if held.is_some() {
-                    // Names are never without a link that has them.
-                    new.registered().await;
-                }
-                let why = held.insert(new).serve(&choice).await;
-                tracing::info!(event = "link-down", relay = %relay, "{why}");
-                if !why.is_left_for_another(&choice) {
-                    held = None;
-                }
-                last = (!matches!(why, Left::Renew)).then_some(relay);
-                continue;
-            }
+        let mut won = match race(node, candidates).await {
+            Ok(winner) => Some(winner),
             Err(error) => {
                 node.metrics.link_failures.inc();
                 tracing::warn!(event = "link-failed", error, "cannot link to a relay");
                 node.note(|notes| notes.link_error = Some(error));
+                tokio::time::sleep(backoff.next_wait()).await;
+                if held.as_ref().is_some_and(Held::is_over) {
+                    held = None;
+                }
+                None
+            }
+        };
+        while let Some(winner) = won.take() {
+            backoff.reset();
+            tracing::info!(event = "link-up", relay = %winner.relay, "linked to a relay");
+            course.linked(&winner.relay);
+            let new = Held::new(node, winner);
+            if held.is_some() {
+                // Names are never without a link that has them.
+                new.registered().await;
+            }
+            let new = held.insert(new);
+            let left = tokio::select! {
+                left = new.serve(&choice) => left,
+                winner = course.better(node, &choice) => Left::Better(winner),
+            };
+            tracing::info!(event = "link-down", relay = %new.relay, "{left}");
+            course.left(&left);
+            if !left.is_left_for_another(&choice) {
+                held = None;
+            }
+            if let Left::Better(winner) = left {
+                won = Some(winner);
             }
         }
-        tokio::time::sleep(backoff.next_wait()).await;
-        if held.as_ref().is_some_and(Held::is_over) {
-            held = None;
+    }
+}
+
+/// What a keeper has learned about the ways to its relays.
+struct Course {
+    /// The address that worked last, and since when.
+    last: Option<(RelayAddress, Instant)>,
+    /// Tried after all others: it was lost, or has told us to go.
+    avoided: Option<RelayAddress>,
+    /// For looking whether a better transport works again.
+    upgrade: Backoff,
+}
+
+impl Course {
+    fn new(node: &Node) -> Self {
+        let first = node.connector.upgrade_after();
+        Self {
+            last: None,
+            avoided: None,
+            upgrade: Backoff::new(first, first * UPGRADE_SPREAD),
+        }
+    }
+
+    /// What to try, in this order: relay by relay, from a random one on, so
+    /// that devices spread, with the one to avoid at the end; for each, the
+    /// transport that worked last, and then the others by preference.
+    async fn candidates(&self, node: &Node, choice: &Choice) -> Option<Vec<RelayAddress>> {
+        let mut relays = match choice {
+            Choice::This(relay) => vec![relay.clone()],
+            Choice::Any => {
+                let mut known = node.relays.subscribe();
+                let known = known.wait_for(|relays| !relays.is_empty()).await.ok()?;
+                by_relay(&known)
+            }
+        };
+        let first = usize::try_from(random_u64() % relays.len() as u64).unwrap_or_default();
+        relays.rotate_left(first);
+        // Stable sorts: the others keep their order.
+        if let Some(avoided) = &self.avoided {
+            relays.sort_by_key(|relay| relay.contains(avoided));
+        }
+        if let Some(transport) = self.transport() {
+            for relay in &mut relays {
+                relay.sort_by_key(|address| address.transport() != transport);
+            }
+        }
+        Some(relays.into_iter().flatten().collect())
+    }
+
+    fn transport(&self) -> Option<Transport> {
+        self.last.as_ref().map(|(relay, _)| relay.transport())
+    }
+
+    fn linked(&mut self, relay: &RelayAddress) {
+        self.last = Some((relay.clone(), Instant::now()));
+        self.avoided = None;
+    }
+
+    /// The link is left. The network may be another one now, so better ways are
+    /// tried soon, unless links come and go.
+    fn left(&mut self, left: &Left) {
+        let Some((relay, since)) = &self.last else {
+            return;
+        };
+        match left {
+            Left::Ended(_) | Left::Drained | Left::Unknown => {
+                self.avoided = Some(relay.clone());
+                if since.elapsed() >= UPGRADE_MIN {
+                    self.upgrade.reset();
+                }
+            }
+            Left::Renew | Left::Better(_) => {}
+        }
+    }
+
+    /// Resolves with a link over a better transport than the last one's; never
+    /// while there is none better.
+    async fn better(&mut self, node: &Arc<Node>, choice: &Choice) -> Winner {
+        loop {
+            tokio::time::sleep(self.upgrade.next_wait()).await;
+            let known = match choice {
+                Choice::This(relay) => relay.clone(),
+                Choice::Any => node.relays.borrow().clone(),
+            };
+            let last = self.transport();
+            let mut better: Vec<_> = known
+                .into_iter()
+                .filter(|address| last.is_some_and(|last| address.transport() < last))
+                .collect();
+            better.sort();
+            if !better.is_empty()
+                && let Ok(winner) = race(node, better).await
+            {
+                return winner;
+            }
         }
     }
 }
@@ -125,6 +226,8 @@ enum Left {
     Renew,
     #[error("the relay is not among the known ones any more")]
     Unknown,
+    #[error("a better way works: {}", .0.relay)]
+    Better(Winner),
 }
 
 impl Left {
@@ -132,7 +235,7 @@ impl Left {
     /// relay has no other to go to; others keep the links to theirs.
     fn is_left_for_another(&self, choice: &Choice) -> bool {
         match self {
-            Self::Renew => true,
+            Self::Renew | Self::Better(_) => true,
             Self::Drained => matches!(choice, Choice::Any),
             Self::Ended(_) | Self::Unknown => false,
         }
@@ -144,11 +247,13 @@ impl Held {
         matches!(self.link.state(), LinkState::Closed(_))
     }
 
-    fn new(node: &Arc<Node>, link: Arc<LinkShared>) -> Self {
+    fn new(node: &Arc<Node>, winner: Winner) -> Self {
+        let Winner { relay, link } = winner;
         node.links.send_modify(|links| links.push(link.clone()));
         Self {
             node: node.clone(),
             link,
+            relay,
         }
     }
 
@@ -205,12 +310,9 @@ impl Held {
         let _ = tokio::time::timeout(REGISTER_TIMEOUT, done).await;
     }
 
-    fn is_known(&self, relays: &mut watch::Receiver<Vec<HostPort>>) -> bool {
+    fn is_known(&self, relays: &mut watch::Receiver<Vec<RelayAddress>>) -> bool {
         let relays = relays.borrow_and_update();
-        relays.is_empty()
-            || relays
-                .iter()
-                .any(|relay| relay.to_string() == self.link.remote)
+        relays.is_empty() || relays.contains(&self.relay)
     }
 }
 
@@ -235,114 +337,5 @@ async fn wait_until_useful(node: &Node) {
         let _ = identity
             .wait_for(|identity| identity.is_credentialed())
             .await;
-    }
-}
-
-/// The relays to try, in this order: from a random one on, so that devices
-/// spread, and `last` at the end.
-async fn candidates(
-    node: &Node,
-    choice: &Choice,
-    last: Option<&HostPort>,
-) -> Option<Vec<HostPort>> {
-    if let Choice::This(relay) = choice {
-        return Some(vec![relay.clone()]);
-    }
-    let mut relays = node.relays.subscribe();
-    let known = relays.wait_for(|relays| !relays.is_empty()).await.ok()?;
-    let mut candidates = known.clone();
-    drop(known);
-    let first = usize::try_from(random_u64() % candidates.len() as u64).unwrap_or_default();
-    candidates.rotate_left(first);
-    let key = |relay: &HostPort| last.is_some_and(|last| last.to_string() == relay.to_string());
-    // A stable sort: the others keep their order.
-    candidates.sort_by_key(key);
-    Some(candidates)
-}
-
-/// Tries `candidates` one after the other, the next one when an earlier one has
-/// failed or taken too long: the first that accepts us wins.
-async fn race(
-    node: &Arc<Node>,
-    candidates: Vec<HostPort>,
-) -> Result<(HostPort, Arc<LinkShared>), String> {
-    let mut waiting = candidates.into_iter().peekable();
-    let mut attempts = FuturesUnordered::new();
-    let mut last_error = "no relay is known".to_owned();
-    loop {
-        if attempts.len() < RACERS_MAX
-            && let Some(relay) = waiting.next()
-        {
-            attempts.push(async move {
-                let result = link_up(node, &relay).await;
-                (relay, result)
-            });
-        } else if attempts.is_empty() {
-            return Err(last_error);
-        }
-        let is_next_due = attempts.len() < RACERS_MAX && waiting.peek().is_some();
-        tokio::select! {
-            Some((relay, result)) = attempts.next() => match result {
-                Ok(link) => return Ok((relay, link)),
-                Err(error) => last_error = format!("{relay}: {error}"),
-            },
-            () = tokio::time::sleep(RACE_STEP), if is_next_due => {}
-        }
-    }
-}
-
-/// A link that is given up if nobody wants it in the end.
-struct Attempt(Option<Arc<LinkShared>>);
-
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        if let Some(link) = self.0.take() {
-            link.command(Command::Drain);
-        }
-    }
-}
-
-/// Connects, and waits until the relay has accepted the link's session.
-async fn link_up(node: &Arc<Node>, relay: &HostPort) -> Result<Arc<LinkShared>, String> {
-    let io = connect(relay).await.map_err(|e| e.to_string())?;
-    let (local, generation) = node.local();
-    let link = LinkShared::new(LinkKind::Relay, relay.to_string(), generation);
-    let conn = node
-        .dial_on(link.clone(), 0, &Address::Relay, local)
-        .map_err(|e| e.to_string())?;
-    let driver = Driver::new(node.clone(), conn.clone(), io, None);
-    node.tasks.spawn(driver.run());
-    let mut attempt = Attempt(Some(link.clone()));
-    let mut state = link.watch();
-    let settled = state
-        .wait_for(|state| !matches!(state, LinkState::Starting))
-        .await;
-    match settled.as_deref() {
-        Ok(LinkState::Up { .. }) => {
-            attempt.0 = None;
-            Ok(link.clone())
-        }
-        Ok(LinkState::Closed(why)) => {
-            forget_refused_credential(node, &conn, generation);
-            Err(why.clone())
-        }
-        Ok(LinkState::Draining) => Err("the relay is going away".to_owned()),
-        Ok(LinkState::Starting) | Err(_) => Err("the link is gone".to_owned()),
-    }
-}
-
-/// A relay that does not take our credential takes none: without it the
-/// authority can still be reached, to ask for another.
-fn forget_refused_credential(node: &Node, conn: &Conn, generation: u64) {
-    let refused = conn.closed_now().is_some_and(|refusal| {
-        [
-            code::CREDENTIAL_EXPIRED,
-            code::CREDENTIAL_REFUSED,
-            code::REVOKED,
-        ]
-        .contains(&refusal.code)
-    });
-    if refused && node.identity.borrow().generation == generation {
-        node.drop_credential();
     }
 }

@@ -221,3 +221,18 @@ pub const BUDGETS: Budgets = Budgets {
         lifetime: Some(Duration::from_secs(60)),
     },
 };
+
+/// Beyond so many connections in their handshake, whoever comes by QUIC first
+/// shows that they are where they say (a Retry, which costs nothing here).
+pub const QUIC_RETRY_ABOVE: usize = HALF_OPEN_LINKS_MAX / 4;
+
+/// How often the certificate's files are looked at. A Secret takes a minute to
+/// reach the pod anyway.
+pub const CERTIFICATE_LOOK: Duration = Duration::from_secs(10);
+
+/// Circuits that the other end of a QUIC link may open at once: a device's.
+/// Sidecars, which have more, come by TCP.
+pub const QUIC_CIRCUITS_MAX: usize = 1_024;
+
+/// The same for one without a valid credential: to the authority, and again.
+pub const QUIC_CIRCUITS_UNTRUSTED_MAX: usize = 8;

@@ -17,7 +17,9 @@ use fairway_endpoint::{CredentialSource, Endpoint, EndpointConfig, RelayUse};
 use fairway_identity::{HostPort, RootHash, TrustDomain};
 use fairway_relay::core::MemoryLimits;
 use fairway_relay::limits;
-use fairway_relay::server::{Identity, IdentitySource, Metrics, Server, ServerConfig};
+use fairway_relay::server::{
+    Certificate, Identity, IdentitySource, Metrics, Server, ServerConfig,
+};
 use fairway_session::Rules;
 use tokio::sync::watch;
 
@@ -25,9 +27,24 @@ use tokio::sync::watch;
 #[derive(Debug, Parser)]
 #[command(name = "fairway-relay", version)]
 struct Args {
-    /// Address on which links are accepted.
+    /// Address on which links over TCP are accepted.
     #[arg(long, env = "FAIRWAY_LISTEN", default_value = "0.0.0.0:7440")]
     listen: SocketAddr,
+    /// Address on which links over QUIC are accepted (UDP), such as
+    /// 0.0.0.0:7440; none unless given.
+    #[arg(long, env = "FAIRWAY_LISTEN_QUIC")]
+    listen_quic: Option<SocketAddr>,
+    /// Address on which links over TLS and WebSocket are accepted, such as
+    /// 0.0.0.0:7443; none unless given.
+    #[arg(long, env = "FAIRWAY_LISTEN_TLS")]
+    listen_tls: Option<SocketAddr>,
+    /// Certificate chain (PEM) for QUIC, TLS and WebSocket, read anew when it
+    /// changes. Without it one is made at start.
+    #[arg(long, env = "FAIRWAY_TLS_CERTIFICATE", requires = "tls_key")]
+    tls_certificate: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, env = "FAIRWAY_TLS_KEY", requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
     /// The trust domain of the installation.
     #[arg(long, env = "FAIRWAY_TRUST_DOMAIN")]
     trust_domain: TrustDomain,
@@ -165,6 +182,11 @@ fn server_config(args: &Args, open_files: Option<u64>) -> ServerConfig {
     config.gate.accepts_per_source.per_second = args.accepts_per_source;
     config.gate.accepts_per_source.burst = args.accepts_per_source.saturating_mul(2);
     config.drain_span = Duration::from_secs(args.drain_seconds);
+    config.listen_quic = args.listen_quic;
+    config.listen_tls = args.listen_tls;
+    if let (Some(chain), Some(key)) = (args.tls_certificate.clone(), args.tls_key.clone()) {
+        config.certificate = Certificate::Files { chain, key };
+    }
     config
 }
 

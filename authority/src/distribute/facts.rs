@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use fairway_crds::conditions::find;
 use fairway_crds::labels::SIDECAR_CONTAINER;
 use fairway_crds::{CompiledPolicy, DeviceIdentity, DeviceState};
-use fairway_identity::{HostPort, UnixSeconds};
+use fairway_identity::{HostPort, RelayAddress, UnixSeconds};
 use k8s_openapi::api::core::v1::{Container, Pod, Service};
 use k8s_openapi::api::discovery::v1::{EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -294,7 +294,7 @@ pub struct PolicyFacts {
 ///
 /// Relays that are not Ready count: a new one becomes Ready by the sidecars'
 /// registering there. Those that are leaving do not.
-pub fn relay_addresses(slice: &EndpointSlice, install: &Install) -> Option<Vec<HostPort>> {
+pub fn relay_addresses(slice: &EndpointSlice, install: &Install) -> Option<Vec<RelayAddress>> {
     let of = slice.labels().get("kubernetes.io/service-name");
     if of != Some(&install.relay_service) {
         return None;
@@ -315,7 +315,8 @@ pub fn relay_addresses(slice: &EndpointSlice, install: &Install) -> Option<Vec<H
             .unwrap_or(false)
     });
     let addresses = staying.filter_map(|endpoint| endpoint.addresses.first());
-    let address = |host: &String| HostPort::new(host, port?).ok();
+    // Inside the cluster nothing is in TCP's way.
+    let address = |host: &String| HostPort::new(host, port?).ok().map(RelayAddress::from);
     Some(addresses.filter_map(address).collect())
 }
 

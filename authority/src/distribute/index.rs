@@ -23,7 +23,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fairway_identity::{HostPort, Label, UnixSeconds, VerifiedTrustSet};
+use fairway_identity::{Label, RelayAddress, UnixSeconds, VerifiedTrustSet};
 use fairway_policy::CallerRule;
 
 use super::facts::{DeviceFacts, PodFacts, PolicyFacts, ServiceFacts};
@@ -36,7 +36,7 @@ use crate::revoke::{Entry, Record};
 pub struct Index {
     pub(super) install: Install,
     /// Addresses at which devices reach the relays from outside.
-    pub(super) outside_relays: Vec<HostPort>,
+    pub(super) outside_relays: Vec<RelayAddress>,
     pub(super) trust: Option<VerifiedTrustSet>,
     pub(super) record: Record,
     /// Rises whenever what is revoked changes; acknowledgements go by it.
@@ -49,7 +49,7 @@ pub struct Index {
     services: BTreeMap<String, BTreeMap<String, ServiceFacts>>,
     devices: BTreeMap<Name, DeviceFacts>,
     pub(super) policies: BTreeMap<String, BTreeMap<String, PolicyFacts>>,
-    relays: BTreeMap<String, Vec<HostPort>>,
+    relays: BTreeMap<String, Vec<RelayAddress>>,
     accounts: BTreeSet<Name>,
     issued: BTreeMap<String, IssuedNote>,
     synced: BTreeSet<Source>,
@@ -149,7 +149,7 @@ pub struct Backing {
 
 impl Index {
     /// An index that knows nothing yet.
-    pub fn new(install: Install, outside_relays: Vec<HostPort>) -> Self {
+    pub fn new(install: Install, outside_relays: Vec<RelayAddress>) -> Self {
         Self {
             install,
             outside_relays,
@@ -318,14 +318,14 @@ impl Index {
     }
 
     /// All EndpointSlices of the relays, as listed.
-    pub fn reset_relays(&mut self, slices: BTreeMap<String, Vec<HostPort>>) -> Touched {
+    pub fn reset_relays(&mut self, slices: BTreeMap<String, Vec<RelayAddress>>) -> Touched {
         self.relays = slices;
         self.synced.insert(Source::Relays);
         Touched::All
     }
 
     /// An EndpointSlice of the relays is new or changed; `None`: gone.
-    pub fn apply_relays(&mut self, slice: String, relays: Option<Vec<HostPort>>) -> Touched {
+    pub fn apply_relays(&mut self, slice: String, relays: Option<Vec<RelayAddress>>) -> Touched {
         let before = match relays.clone() {
             Some(relays) => self.relays.insert(slice, relays),
             None => self.relays.remove(&slice),
@@ -338,8 +338,8 @@ impl Index {
     }
 
     /// The relays that endpoints in the cluster hold links to.
-    pub(super) fn inside_relays(&self) -> Vec<HostPort> {
-        let relays: BTreeSet<&HostPort> = self.relays.values().flatten().collect();
+    pub(super) fn inside_relays(&self) -> Vec<RelayAddress> {
+        let relays: BTreeSet<&RelayAddress> = self.relays.values().flatten().collect();
         relays
             .into_iter()
             .take(limits::RELAYS_MAX)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fairway_identity::{Address, HostPort, Label, RevocationList, UnixSeconds};
+use fairway_identity::{Address, Label, RelayAddress, RevocationList, UnixSeconds};
 use fairway_policy::PolicySet;
 use minicbor::decode::{self, Decoder};
 use minicbor::encode::{self, Encoder, Write};
@@ -32,7 +32,7 @@ pub struct State {
     /// Whether the pod is Ready, so that its names may be registered.
     pub ready: bool,
     /// The relays to hold links to, on the ordinary network.
-    pub relays: Vec<HostPort>,
+    pub relays: Vec<RelayAddress>,
     /// The names to register there.
     pub names: Vec<Address>,
     /// A credential issued before this time is stale (an attribute or Service
@@ -177,9 +177,10 @@ impl Section {
             Self::Relays => {
                 let texts: Vec<String> = whole(bytes)?;
                 at_most(&texts, RELAYS_MAX, "too many relays")?;
-                let relays: Result<Vec<HostPort>, _> = texts.iter().map(|t| t.parse()).collect();
+                let relays: Result<Vec<RelayAddress>, _> =
+                    texts.iter().map(|t| t.parse()).collect();
                 state.relays =
-                    relays.map_err(|_| Violation("a relay's address is no HOST:PORT"))?;
+                    relays.map_err(|_| Violation("a relay's address cannot be read"))?;
             }
             Self::Names => {
                 let texts: Vec<String> = whole(bytes)?;

@@ -66,7 +66,7 @@ fn any_state() -> impl Strategy<Value = State> {
         });
     let lists = (
         vec(door, 0..3),
-        vec(host_port(), 0..3),
+        vec(relay_address(), 0..3),
         vec(address(), 0..3),
     );
     let names = vec("[a-z]{1,8}", 0..3);

@@ -116,7 +116,7 @@ fn apply(
     if changed.names || changed.ready {
         node.set_names(&state.names, state.ready);
     }
-    if changed.relays && !state.relays.is_empty() {
+    if changed.relays && !state.relays.is_empty() && !node.relays_fixed {
         node.relays.send_replace(state.relays.clone());
         node.keep(Keep::Relays(state.relays.clone()));
     }

@@ -9,7 +9,6 @@ use fairway_control::link::{CircuitId, Instance, ToEndpoint, ToRelay};
 use fairway_control::{FrameReader, Reason, frame, reason};
 use fairway_identity::Address;
 use fairway_session::OpenRequest;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -20,6 +19,7 @@ use crate::conn::{Conn, lost};
 use crate::limits::{
     CIRCUITS_PER_LINK_MAX, HALF_OPEN_CIRCUITS_MAX, LINK_CONTROL_OUTPUT_MAX, REGISTER_RETRY,
 };
+use crate::transport::LinkIo;
 
 /// What is under way on the control stream.
 pub(super) struct LinkControl {
@@ -107,7 +107,7 @@ impl LinkControl {
     }
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
+impl<IO: LinkIo> Driver<IO> {
     pub(super) fn on_command(&mut self, command: Command) -> Result<(), LinkEnd> {
         match command {
             Command::Open {

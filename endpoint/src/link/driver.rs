@@ -17,7 +17,7 @@ use fairway_control::limits::LINK_HEADER;
 use fairway_control::link::{CircuitId, FrameError, FrameKind, Run, header};
 use fairway_daemon::Entry;
 use fairway_session::Refusal;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, Sleep};
 
 use super::LinkReader;
@@ -25,8 +25,11 @@ use super::circuit::{Circuit, Timers};
 use super::control::LinkControl;
 use super::shared::{LinkKind, LinkShared, LinkState};
 use crate::conn::{Conn, Notice, Polled, Progress, lost};
-use crate::limits::{BATCHES_PER_SESSION, BATCHES_PER_TURN, QUIET, READ_SIZE_MAX, READS_PER_TURN};
+use crate::limits::{
+    BATCHES_PER_SESSION, BATCHES_PER_TURN, LINK_CLOSE_TIMEOUT, QUIET, READ_SIZE_MAX, READS_PER_TURN,
+};
 use crate::node::Node;
+use crate::transport::LinkIo;
 
 /// Why a link ended.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +93,7 @@ pub(crate) struct Driver<IO> {
     refusal: Refusal,
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
+impl<IO: LinkIo> Driver<IO> {
     /// A driver whose circuit 0 carries `conn`.
     pub(crate) fn new(node: Arc<Node>, conn: Arc<Conn>, io: IO, entry: Option<Entry>) -> Self {
         let mut driver = Self {
@@ -131,6 +134,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             other => lost(&format!("link to {}: {other}", self.shared.remote)),
         };
         self.shared.close(end.to_string());
+        // What is on its way still arrives; TCP sees to that by itself.
+        let _ = tokio::time::timeout(LINK_CLOSE_TIMEOUT, self.io.shutdown()).await;
         end
     }
 
@@ -454,6 +459,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         let mut circuit = self.circuits.remove(&id)?;
         self.timers.set(id, &mut circuit.timer, None);
         self.n_half_open -= usize::from(circuit.is_half_open);
+        self.io.circuit_over(id);
         Some(circuit)
     }
 

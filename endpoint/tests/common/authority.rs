@@ -15,7 +15,7 @@ use fairway_identity::name::AccountName;
 use fairway_identity::proof::{Purpose, Statement};
 use fairway_identity::trust::{Issuer, IssuerId, TrustSet};
 use fairway_identity::{
-    Ed25519Key, HostPort, Label, RootHash, SignedTime, Signer, SpiffeId, Ticket, TrustDomain,
+    Ed25519Key, Label, RelayAddress, RootHash, SignedTime, Signer, SpiffeId, Ticket, TrustDomain,
     UnixSeconds, VerifiedTrustSet, VerifyingKey,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -121,7 +121,7 @@ impl Authority {
         Arc::new(key)
     }
 
-    pub fn ticket(&self, device: &str, relays: &[HostPort]) -> Ticket {
+    pub fn ticket(&self, device: &str, relays: &[RelayAddress]) -> Ticket {
         let (td, root) = (self.trust_domain(), self.pin());
         Ticket::new(
             relays.to_vec(),

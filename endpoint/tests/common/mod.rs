@@ -19,7 +19,7 @@ use std::time::Duration;
 use fairway_endpoint::{
     ClockSource, CredentialSource, Endpoint, EndpointConfig, Incoming, Issued, Listen, RelayUse,
 };
-use fairway_identity::{Address, Ed25519Key, HostPort, Label, Ticket};
+use fairway_identity::{Address, Ed25519Key, HostPort, Label, RelayAddress, Ticket};
 use fairway_policy::{
     Action, AttributeSelector, CallerRule, Door, HttpRule, Method, Mode, PathPattern, Policy,
     PolicySet, Protocol,
@@ -49,7 +49,7 @@ pub fn host_port(address: std::net::SocketAddr) -> HostPort {
 }
 
 /// The authority's front, with direct links, and with links to `relays`.
-pub async fn front(authority: &Authority, relays: &[HostPort]) -> Endpoint {
+pub async fn front(authority: &Authority, relays: &[RelayAddress]) -> Endpoint {
     let mut config = EndpointConfig::new(authority.trust_domain(), authority.pin());
     config.credential = CredentialSource::Front {
         socket: authority.socket().to_owned(),
@@ -96,7 +96,7 @@ pub async fn workload_with_token(
 /// A device that enrolled as `name` before, offering `services`.
 pub async fn device(
     authority: &Authority,
-    relays: &[HostPort],
+    relays: &[RelayAddress],
     name: &str,
     services: &[(u16, &str)],
 ) -> (Endpoint, mpsc::Receiver<Incoming>) {

@@ -10,7 +10,7 @@ use fairway_control::limits::LINK_HEADER;
 use fairway_control::link::{CircuitId, FrameKind, Run, ToEndpoint, ToRelay, header};
 use fairway_control::{FrameReader, Message, Reason, frame, reason};
 use fairway_endpoint::link::LinkReader;
-use fairway_identity::{Address, Clock, HostPort, UnixSeconds};
+use fairway_identity::{Address, Clock, RelayAddress, UnixSeconds};
 use fairway_session::{
     Admit, Batch, Config, Event, Local, Now, Output, PathId, ReadOutcome, Rules, Session,
     StaticSecret, StreamId,
@@ -25,7 +25,7 @@ use super::host_port;
 
 /// A running relay; its links end with [`kill`](Self::kill).
 pub struct Relay {
-    pub address: HostPort,
+    pub address: RelayAddress,
     shared: Arc<Shared>,
     killed: CancellationToken,
 }
@@ -71,7 +71,7 @@ impl Relay {
             books: Mutex::default(),
         });
         let listener = TcpListener::bind(listen).await.unwrap();
-        let address = host_port(listener.local_addr().unwrap());
+        let address = host_port(listener.local_addr().unwrap()).into();
         let killed = CancellationToken::new();
         let (all, end) = (shared.clone(), killed.clone());
         tokio::spawn(killed.clone().run_until_cancelled_owned(async move {

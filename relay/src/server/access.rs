@@ -28,6 +28,7 @@ pub(super) fn link_ended(
         tracing::debug!(
             event = "link-failed",
             remote = %link.remote,
+            transport = %link.transport,
             bytes_in,
             bytes_out,
             duration_ms = millis(duration),
@@ -43,6 +44,7 @@ pub(super) fn link_ended(
         link = link.seq,
         peer,
         remote = %link.remote,
+        transport = %link.transport,
         bytes_in,
         bytes_out,
         duration_ms = millis(duration),

@@ -16,13 +16,13 @@ use fairway_control::{Reason, reason};
 use fairway_daemon::{DrainGuard, Entry};
 use fairway_endpoint::link::LinkReader;
 use fairway_session::{PeerInfo, Standing};
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::{Instant, Sleep};
 
 use super::access;
 use super::control::Said;
 use super::link::Link;
 use super::shared::{Routed, Shared, lost};
+use super::socket::Source;
 use crate::core::Who;
 use crate::limits;
 
@@ -30,7 +30,7 @@ use crate::limits;
 pub(super) struct Driver {
     shared: Arc<Shared>,
     link: Arc<Link>,
-    socket: OwnedReadHalf,
+    socket: Source,
     reader: LinkReader,
     /// Runs that were read and not yet passed on.
     runs: Vec<Run>,
@@ -52,7 +52,7 @@ impl Driver {
     pub(super) fn new(
         shared: Arc<Shared>,
         link: Arc<Link>,
-        socket: OwnedReadHalf,
+        socket: Source,
         entry: Entry,
     ) -> Self {
         let now = Instant::now();
@@ -93,9 +93,12 @@ impl Driver {
         if let Some(id) = self.link.id() {
             self.shared.link_down(id, &why);
         }
-        let flushed = std::future::poll_fn(|cx| self.poll_write(cx));
+        let gone = async {
+            let _ = std::future::poll_fn(|cx| self.poll_write(cx)).await;
+            std::future::poll_fn(|cx| self.link.socket.poll_close(cx)).await;
+        };
         // A socket that takes nothing any more is simply closed.
-        let _ = tokio::time::timeout(limits::CLOSE_LINGER, flushed).await;
+        let _ = tokio::time::timeout(limits::CLOSE_LINGER, gone).await;
         access::link_ended(
             &self.shared.metrics,
             &self.link,
@@ -260,6 +263,12 @@ impl Driver {
             .link_up(&self.link, who)
             .map_err(|refused| refused.0)?;
         self.entry.authenticated();
+        let circuits = if self.is_trusted {
+            limits::QUIC_CIRCUITS_MAX
+        } else {
+            limits::QUIC_CIRCUITS_UNTRUSTED_MAX
+        };
+        self.link.socket.authenticated(circuits);
         // There may be a newer trust set than when the handshake began.
         self.shared.judge(&self.link);
         tracing::debug!(event = "link", link = id.number(), peer = self.peer, remote = %self.link.remote, "link is up");
@@ -296,8 +305,7 @@ impl Driver {
                 Ok(false) => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
-            let socket = self.link.socket.as_ref();
-            if socket.poll_write_ready(cx).is_pending() {
+            if self.link.socket.poll_write_ready(cx).is_pending() {
                 self.link.is_armed.store(true, Ordering::Release);
                 return Poll::Pending;
             }

@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
+use fairway_identity::Transport;
 use futures::task::AtomicWaker;
-use tokio::net::tcp::OwnedWriteHalf;
 
 use super::control::Control;
 use super::outbound::Outbound;
+use super::socket::Sink;
 use crate::core::{LinkId, Time};
 
 /// A link, as other links' drivers see it.
@@ -20,7 +21,8 @@ pub(super) struct Link {
     /// Unique in the process; in order of acceptance.
     pub(super) seq: u64,
     pub(super) remote: SocketAddr,
-    pub(super) socket: OwnedWriteHalf,
+    pub(super) transport: Transport,
+    pub(super) socket: Sink,
     control: Mutex<Control>,
     out: Mutex<Outbound>,
     id: OnceLock<LinkId>,
@@ -38,12 +40,14 @@ impl Link {
     pub(super) fn new(
         seq: u64,
         remote: SocketAddr,
-        socket: OwnedWriteHalf,
+        transport: Transport,
+        socket: Sink,
         control: Control,
     ) -> Self {
         Self {
             seq,
             remote,
+            transport,
             socket,
             control: Mutex::new(control),
             out: Mutex::default(),

@@ -6,45 +6,51 @@
 //! What a socket does not take waits in that link's `outbound` queue, is
 //! counted by the core, and stalls nobody else.
 //!
-//! Reading order: [`Server`], `driver`, `link`, `shared`, `control` (the
-//! session on circuit 0), `outbound`, `access` and `metrics`.
+//! Reading order: [`Server`], `listen`, `driver`, `link`, `socket`, `shared`,
+//! `control` (the session on circuit 0), `outbound`, `access` and `metrics`.
 
 mod access;
+mod certificate;
 mod control;
 mod driver;
 mod identity;
 mod link;
+mod listen;
 mod metrics;
 mod outbound;
 mod shared;
+mod socket;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairway_control::link::refused_frame;
 use fairway_control::{Reason, reason};
-use fairway_daemon::{Acceptor, Drain, Entry, Gate, GateLimits, say_and_close};
+use fairway_daemon::{Drain, Gate, GateLimits};
 use fairway_identity::VerifiedTrustSet;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::time::MissedTickBehavior;
 
+pub use self::certificate::{Certificate, CertificateError};
 pub use self::identity::{Identity, IdentitySource};
 pub use self::metrics::Metrics;
 
-use self::control::Control;
-use self::driver::Driver;
-use self::link::Link;
+use self::listen::Listeners;
 use self::shared::Shared;
 use crate::core::{Class, Settings};
 use crate::limits;
 
 /// How a server is set up.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// Where links are accepted.
+    /// Where links over TCP are accepted.
     pub listen: SocketAddr,
+    /// Where links over QUIC are, if any.
+    pub listen_quic: Option<SocketAddr>,
+    /// Where links over TLS and WebSocket are, if any.
+    pub listen_tls: Option<SocketAddr>,
+    /// What TLS and QUIC show.
+    pub certificate: Certificate,
     /// Budgets and memory.
     pub settings: Settings,
     /// Connections: how many at once, how many in their handshake, how fast.
@@ -55,19 +61,25 @@ pub struct ServerConfig {
 
 /// The server did not start.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}; is another process using it?")]
-pub struct ListenError {
-    /// The address in question.
-    pub address: SocketAddr,
-    /// What the operating system said.
-    pub source: io::Error,
+pub enum ListenError {
+    /// An address is taken, or not this machine's.
+    #[error("cannot listen on {address}; is another process using it?")]
+    Address {
+        /// The address in question.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// There is no certificate for TLS and QUIC.
+    #[error("there is no TLS certificate")]
+    Certificate(#[from] CertificateError),
 }
 
 /// Accepts links and switches circuits.
 #[derive(Debug)]
 pub struct Server {
     config: ServerConfig,
-    listener: Acceptor,
+    listeners: Listeners,
     shared: Arc<Shared>,
 }
 
@@ -93,6 +105,9 @@ impl ServerConfig {
     pub fn new(listen: SocketAddr) -> Self {
         Self {
             listen,
+            listen_quic: None,
+            listen_tls: None,
+            certificate: Certificate::default(),
             settings: Settings::default(),
             gate: GateLimits {
                 connections: limits::CONNECTIONS_MAX,
@@ -116,27 +131,33 @@ impl Server {
         identity: IdentitySource,
         metrics: Metrics,
     ) -> Result<Self, ListenError> {
-        let address = config.listen;
-        let listener = TcpListener::bind(address)
-            .await
-            .and_then(Acceptor::new)
-            .map_err(|source| ListenError { address, source })?;
+        let listeners = Listeners::bind(&config).await?;
         let gate = Gate::new(config.gate);
         let shared = Arc::new(Shared::new(config.settings, gate, identity, metrics));
         Ok(Self {
             config,
-            listener,
+            listeners,
             shared,
         })
     }
 
-    /// Where links are accepted.
+    /// Where links over TCP are accepted.
     ///
     /// # Errors
     ///
     /// Whatever the operating system says.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        self.listeners.tcp_addr()
+    }
+
+    /// Where links over QUIC are accepted, if they are.
+    pub fn quic_addr(&self) -> Option<SocketAddr> {
+        self.listeners.quic_addr()
+    }
+
+    /// Where links over TLS and WebSocket are accepted, if they are.
+    pub fn tls_addr(&self) -> Option<SocketAddr> {
+        self.listeners.tls_addr()
     }
 
     /// For `/debug/state` and tests.
@@ -151,7 +172,7 @@ impl Server {
     pub async fn run(mut self, drain: Drain) {
         let maintenance = tokio::spawn(maintain(self.shared.clone()));
         tokio::select! {
-            () = accept_links(&mut self.listener, &self.shared, &drain) => {}
+            () = self.listeners.accept(&self.shared, &drain) => {}
             () = drain.started() => {}
         }
         let now = self.shared.identity.now().mono;
@@ -165,7 +186,7 @@ impl Server {
         tokio::select! {
             // Late ones are accepted to be told, too: the cluster may still
             // send some here.
-            () = accept_links(&mut self.listener, &self.shared, &drain) => {}
+            () = self.listeners.accept(&self.shared, &drain) => {}
             () = all_gone(&drain) => {}
             () = drain.stopped() => {}
         }
@@ -176,60 +197,9 @@ impl Server {
         }
         // A guard stays while its link takes the reason.
         let _ = tokio::time::timeout(limits::CLOSE_LINGER, all_gone(&drain)).await;
+        self.listeners.close().await;
         maintenance.abort();
     }
-}
-
-async fn accept_links(listener: &mut Acceptor, shared: &Arc<Shared>, drain: &Drain) {
-    let no_files = Reason::new(reason::OVERLOADED, "no file is left for a connection");
-    let no_files = refused_frame(&no_files);
-    for seq in shared.numbers() {
-        let (socket, remote) = listener.accept(&no_files).await;
-        shared.metrics.links_accepted.inc();
-        match shared.gate.admit(remote.ip()) {
-            Ok(entry) => begin(shared, seq, socket, remote, entry, drain),
-            Err(why) => {
-                let why = Reason::new(reason::OVERLOADED, why.to_string());
-                access::connection_refused(&shared.metrics, remote, &why);
-                say_and_close(socket, &refused_frame(&why));
-            }
-        }
-    }
-}
-
-/// Starts the link on a connection that was let in.
-fn begin(
-    shared: &Arc<Shared>,
-    seq: u64,
-    socket: TcpStream,
-    remote: SocketAddr,
-    entry: Entry,
-    drain: &Drain,
-) {
-    // Batches are whole; waiting for more would only delay them.
-    if let Err(error) = socket.set_nodelay(true) {
-        tracing::debug!(event = "link-failed", %remote, %error);
-        return;
-    }
-    let mut seed = [0; 32];
-    let now = shared.identity.now();
-    let control = getrandom::fill(&mut seed)
-        .map_err(|error| error.to_string())
-        .and_then(|()| {
-            let identity = shared.identity.current();
-            Control::answer(&identity, seed, now).map_err(|error| error.to_string())
-        });
-    let control = match control {
-        Ok(control) => control,
-        Err(error) => {
-            tracing::warn!(event = "link-failed", %remote, error, "cannot answer a link");
-            return;
-        }
-    };
-    let (read, write) = socket.into_split();
-    let link = Arc::new(Link::new(seq, remote, write, control));
-    let driver = Box::new(Driver::new(shared.clone(), link, read, entry));
-    tokio::spawn(driver.run(drain.guard()));
 }
 
 impl Inspector {

@@ -168,9 +168,9 @@ impl Shared {
         }
     }
 
-    /// Numbers for new links, in order.
-    pub(super) fn numbers(&self) -> impl Iterator<Item = u64> {
-        std::iter::repeat_with(|| self.n_links.fetch_add(1, Ordering::Relaxed) + 1)
+    /// A number for a new link, in order.
+    pub(super) fn number(&self) -> u64 {
+        self.n_links.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// What there is right now, for people and tools.

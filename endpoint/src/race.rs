@@ -1,0 +1,185 @@
+//! The race for a link: the preferred address first, each next one a little
+//! later while the earlier are still trying (as RFC 8305 does with addresses);
+//! who is up first wins.
+
+use std::sync::Arc;
+
+use fairway_identity::{Address, RelayAddress};
+use fairway_session::code;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::time::Instant;
+
+use crate::conn::Conn;
+use crate::limits::TRANSPORT_STAGGER;
+use crate::link::{Command, Driver, LinkKind, LinkShared, LinkState};
+use crate::node::Node;
+use crate::transport::Connected;
+
+/// The addresses of one relay, the preferred transport first.
+pub(crate) type Relay = Vec<RelayAddress>;
+
+/// Puts together which addresses are those of one relay: one for each transport
+/// of the same host. Relays are in the order in which they come.
+pub(crate) fn by_relay(known: &[RelayAddress]) -> Vec<Relay> {
+    let mut relays: Vec<Relay> = Vec::new();
+    for address in known {
+        let lacks_it = |relay: &&mut Relay| {
+            relay.iter().all(|other| {
+                other.host() == address.host() && other.transport() != address.transport()
+            })
+        };
+        match relays.iter_mut().find(lacks_it) {
+            Some(relay) => relay.push(address.clone()),
+            None => relays.push(vec![address.clone()]),
+        }
+    }
+    relays.iter_mut().for_each(|relay| relay.sort());
+    relays
+}
+
+/// A link that came up, and by which address.
+#[derive(Debug)]
+pub(crate) struct Winner {
+    pub(crate) relay: RelayAddress,
+    pub(crate) link: Arc<LinkShared>,
+}
+
+/// Tries the addresses in their order until a link is up; the error is what each
+/// of them came to.
+pub(crate) async fn race(node: &Arc<Node>, relays: Vec<RelayAddress>) -> Result<Winner, String> {
+    let mut waiting = relays.into_iter();
+    let mut running = FuturesUnordered::new();
+    let mut errors = Vec::new();
+    let mut next_at = Instant::now();
+    loop {
+        if running.is_empty() || Instant::now() >= next_at {
+            if let Some(relay) = waiting.next() {
+                running.push(attempt(node, relay));
+                next_at = Instant::now() + TRANSPORT_STAGGER;
+            } else if running.is_empty() {
+                return Err(errors.join("; "));
+            }
+        }
+        tokio::select! {
+            Some((relay, result)) = running.next() => match result {
+                Ok(link) => return Ok(Winner { relay, link }),
+                Err(error) => {
+                    tracing::debug!(event = "link-failed", relay = %relay, error);
+                    errors.push(format!("{relay}: {error}"));
+                    next_at = Instant::now();
+                }
+            },
+            () = tokio::time::sleep_until(next_at), if waiting.len() > 0 => {}
+        }
+    }
+}
+
+async fn attempt(
+    node: &Arc<Node>,
+    relay: RelayAddress,
+) -> (RelayAddress, Result<Arc<LinkShared>, String>) {
+    let result = link_up(node, &relay).await;
+    (relay, result)
+}
+
+/// A link that is coming up; ended when nobody wants it any more.
+struct Starting(Option<Arc<LinkShared>>);
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(link) = &self.0 {
+            link.command(Command::Drain);
+        }
+    }
+}
+
+/// Connects, and waits until the relay has accepted the link's session.
+async fn link_up(node: &Arc<Node>, relay: &RelayAddress) -> Result<Arc<LinkShared>, String> {
+    let connected = node.connector.connect(relay).await;
+    let io = connected.map_err(|error| told(&error))?;
+    let (local, generation) = node.local();
+    let link = LinkShared::new(LinkKind::Relay, relay.to_string(), generation);
+    let conn = node
+        .dial_on(link.clone(), 0, &Address::Relay, local)
+        .map_err(|e| e.to_string())?;
+    match io {
+        Connected::Tcp(io) => {
+            let driver = Driver::new(node.clone(), conn.clone(), io, None);
+            node.tasks.spawn(driver.run());
+        }
+        Connected::Other(io) => {
+            let driver = Driver::new(node.clone(), conn.clone(), io, None);
+            node.tasks.spawn(driver.run());
+        }
+    }
+    let mut starting = Starting(Some(link.clone()));
+    let mut state = link.watch();
+    let settled = state
+        .wait_for(|state| !matches!(state, LinkState::Starting))
+        .await;
+    match settled.as_deref() {
+        Ok(LinkState::Up { .. }) => {
+            starting.0 = None;
+            Ok(link.clone())
+        }
+        Ok(LinkState::Closed(why)) => {
+            forget_refused_credential(node, &conn, generation);
+            Err(why.clone())
+        }
+        Ok(LinkState::Draining) => Err("the relay is going away".to_owned()),
+        Ok(LinkState::Starting) | Err(_) => Err("the link is gone".to_owned()),
+    }
+}
+
+/// A relay that does not take our credential takes none: without it the
+/// authority can still be reached, to ask for another.
+fn forget_refused_credential(node: &Node, conn: &Conn, generation: u64) {
+    let refused = conn.closed_now().is_some_and(|refusal| {
+        [
+            code::CREDENTIAL_EXPIRED,
+            code::CREDENTIAL_REFUSED,
+            code::REVOKED,
+        ]
+        .contains(&refusal.code)
+    });
+    if refused && node.identity.borrow().generation == generation {
+        node.drop_credential();
+    }
+}
+
+/// An error with all that led to it.
+fn told(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<RelayAddress> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn one_relay_has_one_address_for_each_transport() {
+        let known = addresses(&[
+            "wss://a:7443",
+            "a:7440",
+            "b:7440",
+            "tls://a:7443",
+            "quic://b:7440",
+            "a:7450",
+            "quic://a:7440",
+        ]);
+        let grouped = by_relay(&known);
+        let expected = [
+            addresses(&["quic://a:7440", "a:7440", "tls://a:7443", "wss://a:7443"]),
+            addresses(&["quic://b:7440", "b:7440"]),
+            addresses(&["a:7450"]),
+        ];
+        assert_eq!(grouped, expected);
+        assert!(by_relay(&[]).is_empty());
+    }
+}
