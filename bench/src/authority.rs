@@ -120,7 +120,12 @@ impl TestAuthority {
     ///
     /// # Errors
     /// No randomness, or a name is malformed.
-    pub fn ticket(&self, namespace: &str, device: &str, relays: Vec<RelayAddress>) -> Result<Ticket> {
+    pub fn ticket(
+        &self,
+        namespace: &str,
+        device: &str,
+        relays: Vec<RelayAddress>,
+    ) -> Result<Ticket> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;
         let (namespace, device) = (Label::new(namespace)?, Label::new(device)?);

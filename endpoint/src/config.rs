@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fairway_identity::{
-    Address, HostPort, Label, RelayAddress, RootHash, Signer, TrustDomain, UnixSeconds, VerifiedTrustSet,
+    Address, HostPort, Label, RelayAddress, RootHash, Signer, TrustDomain, UnixSeconds,
+    VerifiedTrustSet,
 };
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;

@@ -59,6 +59,11 @@ impl Node {
         }
     }
 
+    /// Whether a link was made with another credential than we have now.
+    fn is_old(&self, link: &LinkShared) -> bool {
+        self.identity.borrow().generation != link.generation
+    }
+
     async fn wait_for_credential(&self) -> Result<(), OpenError> {
         let mut identity = self.identity.subscribe();
         let waited = identity
@@ -111,6 +116,9 @@ impl Node {
             match ask(&link, circuit, to.clone(), None, Some(conn.clone())).await {
                 Ok(()) => return Ok(conn),
                 Err(reason) if is_passing(&reason) => {}
+                // A link from before there was a credential; the one with it
+                // is on its way.
+                Err(reason) if reason.word() == reason::AUTHORITY_ONLY && self.is_old(&link) => {}
                 Err(reason) => return Err(refused(to, &reason)),
             }
         }

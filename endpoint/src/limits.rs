@@ -15,12 +15,12 @@ pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// within half a minute.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
-/// A relay that has not answered by then is not waited for alone: the next one
-/// is tried beside it. As RFC 8305 has it for addresses.
+/// An address that has not answered by then is not waited for alone: the next
+/// one is tried beside it. As RFC 8305 has it.
 pub const RACE_STEP: Duration = Duration::from_millis(300);
 
-/// Relays that are tried at the same time.
-pub const RACERS_MAX: usize = 4;
+/// Addresses that are tried at the same time: two relays by every transport.
+pub const RACERS_MAX: usize = 8;
 
 /// A TCP connect that takes longer has failed.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -139,10 +139,6 @@ pub const LINK_CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Connecting over anything but bare TCP must be done within this time: on a
 /// bad radio TLS and WebSocket take four round trips, some of them twice.
 pub const TRANSPORT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The next transport is tried this long after the one before, if that has not
-/// answered (RFC 8305 suggests 250 ms; a link needs two round trips).
-pub const TRANSPORT_STAGGER: Duration = Duration::from_millis(300);
 
 /// A link over a lesser transport is left for a better one that works; how
 /// often that is tried begins here and doubles...

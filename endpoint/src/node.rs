@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use fairway_control::Reason;
 use fairway_control::link::Instance;
 use fairway_identity::{
-    Address, Clock, HostPort, Label, RelayAddress, RootHash, SpiffeId, Subject, TrustDomain, UnixSeconds,
-    VerifiedTrustSet,
+    Address, Clock, HostPort, Label, RelayAddress, RootHash, SpiffeId, Subject, TrustDomain,
+    UnixSeconds, VerifiedTrustSet,
 };
 use fairway_session::{
     Admit, Config, Doors, Local, OpenTarget, Refusal, Rules, Session, StaticSecret, code,

@@ -11,7 +11,7 @@ use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use crate::conn::Conn;
-use crate::limits::TRANSPORT_STAGGER;
+use crate::limits::{RACE_STEP, RACERS_MAX};
 use crate::link::{Command, Driver, LinkKind, LinkShared, LinkState};
 use crate::node::Node;
 use crate::transport::Connected;
@@ -53,14 +53,16 @@ pub(crate) async fn race(node: &Arc<Node>, relays: Vec<RelayAddress>) -> Result<
     let mut errors = Vec::new();
     let mut next_at = Instant::now();
     loop {
-        if running.is_empty() || Instant::now() >= next_at {
+        let is_due = running.is_empty() || Instant::now() >= next_at;
+        if is_due && running.len() < RACERS_MAX {
             if let Some(relay) = waiting.next() {
                 running.push(attempt(node, relay));
-                next_at = Instant::now() + TRANSPORT_STAGGER;
+                next_at = Instant::now() + RACE_STEP;
             } else if running.is_empty() {
                 return Err(errors.join("; "));
             }
         }
+        let is_next_due = running.len() < RACERS_MAX && waiting.len() > 0;
         tokio::select! {
             Some((relay, result)) = running.next() => match result {
                 Ok(link) => return Ok(Winner { relay, link }),
@@ -70,7 +72,7 @@ pub(crate) async fn race(node: &Arc<Node>, relays: Vec<RelayAddress>) -> Result<
                     next_at = Instant::now();
                 }
             },
-            () = tokio::time::sleep_until(next_at), if waiting.len() > 0 => {}
+            () = tokio::time::sleep_until(next_at), if is_next_due => {}
         }
     }
 }

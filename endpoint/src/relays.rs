@@ -11,9 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::config::{CredentialSource, RelayUse};
-use crate::limits::{BACKOFF_MAX, BACKOFF_MIN, RACE_STEP, RACERS_MAX, REGISTER_TIMEOUT};
-use crate::link::{Command, Driver, LinkKind, LinkShared, LinkState};
+use crate::limits::{BACKOFF_MAX, BACKOFF_MIN, REGISTER_TIMEOUT, UPGRADE_MIN, UPGRADE_SPREAD};
+use crate::link::{Command, LinkShared, LinkState};
 use crate::node::Node;
+use crate::race::{Relay, Winner, by_relay, race};
 use crate::random::random_u64;
 
 /// Keeps links to the relays of `node.relays` until the endpoint closes.

@@ -534,7 +534,9 @@ mod tests {
         );
         // No host to repeat, no such transport, more than one letter.
         for relay in [b"\x02:1", &b"\x05x/a:1"[..], b"\x06qq/a:1"] {
-            assert!(is_malformed(with(&[b"\x02td\x01n\x01d\x01", relay].concat())));
+            assert!(is_malformed(with(
+                &[b"\x02td\x01n\x01d\x01", relay].concat()
+            )));
         }
         assert_eq!(with(b"\x02td\x01n\x01d\x01\x03a:1"), None);
         assert_eq!(with(b"\x02td\x01n\x01d\x02\x05q/a:1\x02:2"), None);

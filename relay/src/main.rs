@@ -17,9 +17,7 @@ use fairway_endpoint::{CredentialSource, Endpoint, EndpointConfig, RelayUse};
 use fairway_identity::{HostPort, RootHash, TrustDomain};
 use fairway_relay::core::MemoryLimits;
 use fairway_relay::limits;
-use fairway_relay::server::{
-    Certificate, Identity, IdentitySource, Metrics, Server, ServerConfig,
-};
+use fairway_relay::server::{Certificate, Identity, IdentitySource, Metrics, Server, ServerConfig};
 use fairway_session::Rules;
 use tokio::sync::watch;
 

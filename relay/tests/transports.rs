@@ -26,16 +26,6 @@ fn transports(device: &Endpoint) -> Vec<Transport> {
     links.iter().map(|link| of(&link.remote)).collect()
 }
 
-/// Waits until the device has one link, over `transport`.
-async fn moves_to(device: &Endpoint, transport: Transport) {
-    within(async {
-        while transports(device) != [transport] {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await;
-}
-
 async fn installation() -> Installation {
     let installation = Installation::start().await;
     let (sidecar, incoming) = installation.collector().await;
@@ -59,7 +49,7 @@ async fn a_device_enrols_and_talks_over_every_transport() {
         assert_eq!(transports(&device), [transport]);
         // More than every window on the way.
         echoes(&device, 6_000_000).await;
-        let n_more = (0..20).map(|_| echoes(&device, 10_000));
+        let n_more = (0..6).map(|_| echoes(&device, 10_000));
         futures::future::join_all(n_more).await;
         device.close().await;
     }

@@ -179,8 +179,7 @@ impl Section {
                 at_most(&texts, RELAYS_MAX, "too many relays")?;
                 let relays: Result<Vec<RelayAddress>, _> =
                     texts.iter().map(|t| t.parse()).collect();
-                state.relays =
-                    relays.map_err(|_| Violation("a relay's address cannot be read"))?;
+                state.relays = relays.map_err(|_| Violation("a relay's address cannot be read"))?;
             }
             Self::Names => {
                 let texts: Vec<String> = whole(bytes)?;

@@ -49,12 +49,7 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        link: Arc<Link>,
-        socket: Source,
-        entry: Entry,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, link: Arc<Link>, socket: Source, entry: Entry) -> Self {
         let now = Instant::now();
         let mut reader = LinkReader::new();
         reader.set_read_size_max(0);

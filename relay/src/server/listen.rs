@@ -89,7 +89,7 @@ impl Listeners {
             if let Some(certificates) = &self.certificates {
                 certificates.clone().follow().await;
             }
-            std::future::pending().await
+            std::future::pending::<()>().await
         };
         let tls = async {
             match &mut self.tls {

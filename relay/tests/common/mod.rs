@@ -60,7 +60,10 @@ impl Installation {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("authority.sock");
         let authority = TestAuthority::start(&socket).unwrap();
-        let (listen, relay) = (free_address().await, free_address().await.into());
+        let (listen, relay) = (
+            free_address().await,
+            RelayAddress::from(free_address().await),
+        );
         for account in ["fairway-relay", "fairway-authority"] {
             authority.tell(
                 &format!("ns/{SYSTEM_NAMESPACE}/sa/{account}"),
@@ -85,6 +88,7 @@ impl Installation {
         config.relays = vec![relay.clone()];
         let front = Endpoint::start(config).await.unwrap();
         let relay = Relay::start(dir.path(), &authority, &listen, relay, change).await;
+        within(front.registered()).await;
         Self {
             dir,
             authority,
@@ -270,8 +274,10 @@ pub async fn echo(mut incoming: mpsc::Receiver<Incoming>) {
         tokio::spawn(async move {
             incoming.accept().unwrap();
             let (mut read, mut write) = tokio::io::split(incoming.stream);
-            tokio::io::copy(&mut read, &mut write).await.unwrap();
-            write.shutdown().await.unwrap();
+            // A caller may go away at any time.
+            if tokio::io::copy(&mut read, &mut write).await.is_ok() {
+                let _ = write.shutdown().await;
+            }
         });
     }
 }
