@@ -15,7 +15,7 @@ use std::time::Duration;
 use fairway_bench::authority::{Claims, SYSTEM_NAMESPACE, TRUST_DOMAIN, TestAuthority};
 use fairway_control::update::{Door, State};
 use fairway_endpoint::{
-    CredentialSource, Endpoint, EndpointConfig, Incoming, LinkOptions, Listen, RelayUse,
+    CredentialSource, Endpoint, EndpointConfig, Incoming, LinkOptions, Listen, RelayUse, Stream,
     front_anchor,
 };
 use fairway_identity::{
@@ -225,7 +225,7 @@ impl Relay {
     }
 
     /// The answer of the admin port, or nothing while it is not up.
-    async fn fetch(&self, path: &str) -> String {
+    pub async fn fetch(&self, path: &str) -> String {
         let mut text = String::new();
         if let Ok(mut stream) = TcpStream::connect(self.admin.to_string()).await {
             let request = format!("GET {path} HTTP/1.0\r\n\r\n");
@@ -332,9 +332,14 @@ pub async fn within<T>(future: impl Future<Output = T>) -> T {
 /// Sends this much to the collector and gets it back.
 pub async fn echoes(device: &Endpoint, n_bytes: u32) {
     let address: Address = COLLECTOR.parse().unwrap();
-    let mut stream = within(device.open(&address, OpenRequest::port(1883)))
+    let stream = within(device.open(&address, OpenRequest::port(1883)))
         .await
         .unwrap();
+    within(echoes_on(stream, n_bytes)).await;
+}
+
+/// The same on an open stream, however long it takes.
+pub async fn echoes_on(mut stream: Stream, n_bytes: u32) {
     let sent: Arc<[u8]> = (0..n_bytes).map(|i| (i % 251) as u8).collect();
     let mut received = vec![0; sent.len()];
     let (mut read, mut write) = tokio::io::split(&mut stream);
@@ -346,6 +351,6 @@ pub async fn echoes(device: &Endpoint, n_bytes: u32) {
         read.read_exact(&mut received).await.unwrap();
         assert_eq!(read.read(&mut [0; 1]).await.unwrap(), 0);
     };
-    within(async { tokio::join!(writing, reading) }).await;
+    tokio::join!(writing, reading);
     assert!(received == *sent);
 }
