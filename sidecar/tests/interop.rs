@@ -28,7 +28,7 @@ async fn a_client_written_from_the_specifications_alone_enrols_and_talks_to_a_si
     let chain = Chain::start(dir.path(), &apps).await;
     let ticket = chain
         .authority
-        .ticket("factory", "snake-1", vec![host_port(chain.relay)])
+        .ticket("factory", "snake-1", vec![host_port(chain.relay).into()])
         .unwrap();
 
     let mut client = tokio::process::Command::new(
@@ -189,7 +189,7 @@ fn tell(authority: &TestAuthority, relay: SocketAddr, apps: &Apps) {
                 target_port: apps.echo.port(),
             }],
             ready: true,
-            relays: vec![host_port(relay)],
+            relays: vec![host_port(relay).into()],
             names: vec![SERVICE.parse().unwrap()],
             ..State::default()
         },
@@ -198,7 +198,7 @@ fn tell(authority: &TestAuthority, relay: SocketAddr, apps: &Apps) {
         &workload(SYSTEM_NAMESPACE, "fairway-authority"),
         State {
             ready: true,
-            relays: vec![host_port(relay)],
+            relays: vec![host_port(relay).into()],
             names: vec![Address::Authority],
             ..State::default()
         },
