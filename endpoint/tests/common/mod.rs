@@ -110,7 +110,7 @@ pub async fn device(
 pub async fn device_by(
     clock: ClockSource,
     authority: &Authority,
-    relays: &[HostPort],
+    relays: &[RelayAddress],
     name: &str,
     services: &[(u16, &str)],
 ) -> (Endpoint, mpsc::Receiver<Incoming>) {
