@@ -11,7 +11,7 @@ use common::lines::Lines;
 use common::relay::Relay;
 use common::{device_by, soon};
 use fairway_endpoint::{ClockSource, Endpoint};
-use fairway_identity::{HostPort, UnixSeconds};
+use fairway_identity::{RelayAddress, UnixSeconds};
 
 const HOUR: u64 = 3_600;
 
@@ -21,7 +21,7 @@ fn now() -> UnixSeconds {
 }
 
 /// An authority whose credentials live as long as those of workloads do.
-async fn cluster() -> (Authority, Endpoint, Relay, Vec<HostPort>) {
+async fn cluster() -> (Authority, Endpoint, Relay, Vec<RelayAddress>) {
     let authority = Authority::start();
     authority.set_lifetime(4 * HOUR);
     let relay = Relay::start(&authority).await;
