@@ -42,6 +42,11 @@ impl Acks {
         }
     }
 
+    /// Gives back what nothing is in.
+    pub(crate) fn release_memory(&mut self) {
+        self.received.shrink_to_fit();
+    }
+
     /// Says what has been received once more: the path has changed, and what
     /// was said on the old one may be lost.
     pub(crate) fn urge(&mut self, now: Time) {

@@ -159,6 +159,11 @@ impl SharedAllowance {
         receive(&mut self.received, self.max, bytes)
     }
 
+    /// How much came in all.
+    pub(crate) fn received(&self) -> u64 {
+        self.received
+    }
+
     /// Readers took (or will never take) this many bytes.
     pub(crate) fn consume(&mut self, bytes: u64) {
         self.consumed += bytes;

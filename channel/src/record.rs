@@ -65,7 +65,7 @@ impl RecordKey {
 /// an unauthenticated record can cause, once and of this size.
 struct Cipher {
     record: RecordKey,
-    ready: Option<LessSafeKey>,
+    ready: Option<Box<LessSafeKey>>,
 }
 
 impl Cipher {
@@ -82,7 +82,7 @@ impl Cipher {
 
     fn key(&mut self) -> &LessSafeKey {
         self.ready
-            .get_or_insert_with(|| crypto::aes_256_gcm(&self.record.key))
+            .get_or_insert_with(|| Box::new(crypto::aes_256_gcm(&self.record.key)))
     }
 }
 
@@ -250,12 +250,14 @@ impl Opener {
         self.other = self.other.take().filter(|other| other.expected);
     }
 
-    /// Gives up the cipher's state until it is needed again.
+    /// Gives up the cipher's state until it is needed again, and no longer
+    /// waits for records that have not come.
     pub(crate) fn release_memory(&mut self) {
         self.cipher.ready = None;
         if let Some(other) = &mut self.other {
             other.cipher.ready = None;
         }
+        self.replay.forget();
     }
 
     /// Opens a record in place.

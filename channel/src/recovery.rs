@@ -92,9 +92,18 @@ struct Sent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NeverSent;
 
-/// Packets on their way, and the clocks on them.
+/// Packets on their way, and the clocks on them. Nothing but a few numbers
+/// while there are none and [`Recovery::release_memory`] was called.
 #[derive(Debug, Default)]
 pub(crate) struct Recovery {
+    flight: Option<Box<Flight>>,
+    /// The last round trip time known, in microseconds.
+    rtt: Option<u32>,
+    lost: u64,
+}
+
+#[derive(Debug, Default)]
+struct Flight {
     /// Packets that want an acknowledgement, oldest first.
     sent: VecDeque<Sent>,
     /// How many of `sent` still have their cargo.
@@ -107,7 +116,6 @@ pub(crate) struct Recovery {
     probe_from: Time,
     /// Probes since the last acknowledgement.
     probes: u32,
-    lost: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -120,7 +128,7 @@ struct Rtt {
 impl Recovery {
     /// How many packets are being tracked; bounded by the caller.
     pub(crate) fn tracked(&self) -> usize {
-        self.sent.len()
+        self.flight.as_ref().map_or(0, |flight| flight.sent.len())
     }
 
     /// Packets found lost so far.
@@ -130,16 +138,99 @@ impl Recovery {
 
     /// The smoothed round trip time, once measured.
     pub(crate) fn rtt(&self) -> Option<Time> {
-        self.rtt.map(|rtt| rtt.smoothed)
+        let flight = self.flight.as_ref().and_then(|flight| flight.rtt);
+        let known = self.rtt.map(|micros| Time::from_micros(micros.into()));
+        flight.map(|rtt| rtt.smoothed).or(known)
     }
 
     /// A measurement from the handshake, before the first acknowledgement.
     pub(crate) fn first_rtt(&mut self, rtt: Time) {
-        self.rtt.get_or_insert(Rtt::new(rtt));
+        self.flight().rtt.get_or_insert(Rtt::new(rtt));
     }
 
     /// A packet that wants an acknowledgement went out. Numbers ascend.
     pub(crate) fn on_sent(&mut self, number: u64, cargo: Cargo, now: Time) {
+        self.flight().on_sent(number, cargo, now);
+    }
+
+    /// Forgets all but the round trip time, if nothing is on its way.
+    pub(crate) fn release_memory(&mut self) {
+        if self.tracked() == 0 {
+            let rtt = self.rtt();
+            self.rtt = rtt.and_then(|rtt| u32::try_from(rtt.as_micros()).ok());
+            self.flight = None;
+        }
+    }
+
+    /// Takes an ACK; hands out what arrived and what is thereby known to be lost.
+    pub(crate) fn on_ack(
+        &mut self,
+        ack: &AckFrame<'_>,
+        next_number: u64,
+        now: Time,
+        each: impl FnMut(Fate, Carried),
+    ) -> Result<(), NeverSent> {
+        if ack.largest >= next_number {
+            return Err(NeverSent);
+        }
+        // With nothing on its way it is news to nobody.
+        if let Some(flight) = &mut self.flight {
+            self.lost += flight.on_ack(ack, now, each);
+        }
+        Ok(())
+    }
+
+    /// The path has changed: what was on its way counts as lost, and the round
+    /// trip time is measured anew.
+    pub(crate) fn on_moved(&mut self, mut each: impl FnMut(Fate, Carried)) {
+        self.rtt = None;
+        for sent in self
+            .flight
+            .take()
+            .map(|flight| flight.sent)
+            .into_iter()
+            .flatten()
+        {
+            if let Some(cargo) = sent.cargo {
+                self.lost += 1;
+                cargo.unload(Fate::Lost, &mut each);
+            }
+        }
+    }
+
+    /// Whether the peer has let probes go unanswered.
+    pub(crate) fn is_probing(&self) -> bool {
+        self.flight
+            .as_ref()
+            .is_some_and(|flight| flight.probes >= 2)
+    }
+
+    /// When [`Recovery::on_timeout`] wants to be called.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        self.flight.as_ref()?.deadline()
+    }
+
+    /// Finds what time says is lost or, when nothing has been heard for long,
+    /// gives up the oldest packet, whose cargo thereby becomes the probe.
+    pub(crate) fn on_timeout(&mut self, now: Time, each: impl FnMut(Fate, Carried)) {
+        if let Some(flight) = &mut self.flight {
+            self.lost += flight.on_timeout(now, each);
+        }
+    }
+
+    fn flight(&mut self) -> &mut Flight {
+        let known = self.rtt.map(|micros| Time::from_micros(micros.into()));
+        self.flight.get_or_insert_with(|| {
+            Box::new(Flight {
+                rtt: known.map(Rtt::new),
+                ..Flight::default()
+            })
+        })
+    }
+}
+
+impl Flight {
+    fn on_sent(&mut self, number: u64, cargo: Cargo, now: Time) {
         self.probe_from = now;
         self.in_flight += 1;
         self.sent.push_back(Sent {
@@ -149,22 +240,13 @@ impl Recovery {
         });
     }
 
-    /// Gives back what an empty list holds.
-    pub(crate) fn release_memory(&mut self) {
-        self.sent.shrink_to_fit();
-    }
-
-    /// Takes an ACK; hands out what arrived and what is thereby known to be lost.
-    pub(crate) fn on_ack(
+    /// Gives how many packets are lost.
+    fn on_ack(
         &mut self,
         ack: &AckFrame<'_>,
-        next_number: u64,
         now: Time,
         mut each: impl FnMut(Fate, Carried),
-    ) -> Result<(), NeverSent> {
-        if ack.largest >= next_number {
-            return Err(NeverSent);
-        }
+    ) -> u64 {
         let mut newest = None;
         for (low, high) in ack.ranges() {
             let from = self.sent.partition_point(|sent| sent.number < low);
@@ -184,32 +266,10 @@ impl Recovery {
             }
         }
         self.largest_acked = self.largest_acked.max(Some(ack.largest));
-        self.find_lost(now, &mut each);
-        Ok(())
+        self.find_lost(now, &mut each)
     }
 
-    /// The path has changed: what was on its way counts as lost, and the round
-    /// trip time is measured anew.
-    pub(crate) fn on_moved(&mut self, mut each: impl FnMut(Fate, Carried)) {
-        for sent in core::mem::take(&mut self.sent) {
-            if let Some(cargo) = sent.cargo {
-                self.lost += 1;
-                cargo.unload(Fate::Lost, &mut each);
-            }
-        }
-        self.in_flight = 0;
-        self.loss_at = None;
-        self.probes = 0;
-        self.rtt = None;
-    }
-
-    /// Whether the peer has let probes go unanswered.
-    pub(crate) fn is_probing(&self) -> bool {
-        self.probes >= 2
-    }
-
-    /// When [`Recovery::on_timeout`] wants to be called.
-    pub(crate) fn deadline(&self) -> Option<Time> {
+    fn deadline(&self) -> Option<Time> {
         if self.in_flight == 0 {
             return None;
         }
@@ -217,15 +277,13 @@ impl Recovery {
             .or_else(|| Some(self.probe_from + self.probe_after()))
     }
 
-    /// Finds what time says is lost or, when nothing has been heard for long,
-    /// gives up the oldest packet, whose cargo thereby becomes the probe.
-    pub(crate) fn on_timeout(&mut self, now: Time, mut each: impl FnMut(Fate, Carried)) {
+    /// Gives how many packets are lost.
+    fn on_timeout(&mut self, now: Time, mut each: impl FnMut(Fate, Carried)) -> u64 {
         if self.deadline().is_none_or(|deadline| deadline > now) {
-            return;
+            return 0;
         }
         if self.loss_at.is_some() {
-            self.find_lost(now, &mut each);
-            return;
+            return self.find_lost(now, &mut each);
         }
         self.probes = self.probes.saturating_add(1);
         self.probe_from = now;
@@ -235,6 +293,7 @@ impl Recovery {
             cargo.unload(Fate::Lost, &mut each);
         }
         self.drop_settled();
+        0
     }
 
     fn probe_after(&self) -> Time {
@@ -263,11 +322,12 @@ impl Recovery {
 
     /// RFC 9002 section 6.1: lost is what is three packets, or 9/8 of a round
     /// trip, behind an acknowledged one.
-    fn find_lost(&mut self, now: Time, each: &mut impl FnMut(Fate, Carried)) {
+    fn find_lost(&mut self, now: Time, each: &mut impl FnMut(Fate, Carried)) -> u64 {
         self.loss_at = None;
         let Some(largest) = self.largest_acked else {
-            return;
+            return 0;
         };
+        let mut lost = 0;
         let rtt = self
             .rtt
             .map_or(INITIAL_RTT, |rtt| rtt.smoothed.max(rtt.latest));
@@ -284,11 +344,12 @@ impl Recovery {
                 }
             } else if let Some(cargo) = sent.cargo.take() {
                 self.in_flight -= 1;
-                self.lost += 1;
+                lost += 1;
                 cargo.unload(Fate::Lost, each);
             }
         }
         self.drop_settled();
+        lost
     }
 
     fn drop_settled(&mut self) {
@@ -371,7 +432,7 @@ mod tests {
         let (arrived, lost) = ack(&mut recovery, 3..4, at(4));
         assert_eq!((arrived, lost), (vec![carried(3)], vec![carried(0)]));
         // 1 and 2 are late, 4 is on its way.
-        assert_eq!(recovery.in_flight, 3);
+        assert_eq!(recovery.flight().in_flight, 3);
         let mut lost = Vec::new();
         recovery.on_timeout(at(200), |_, carried| lost.push(carried));
         assert_eq!(lost, [carried(1), carried(2)]);

@@ -48,8 +48,6 @@ pub(crate) struct Shared {
     pub(crate) growth: u64,
     /// Pieces held out of order.
     pub(crate) pieces: usize,
-    /// Bytes that came for the first time.
-    pub(crate) received: u64,
 }
 
 impl Shared {
@@ -58,7 +56,6 @@ impl Shared {
             allowance,
             growth,
             pieces: 0,
-            received: 0,
         }
     }
 
@@ -290,7 +287,6 @@ impl RecvHalf {
         let new = end.saturating_sub(self.highest);
         self.allowance.receive(new)?;
         shared.allowance.receive(new)?;
-        shared.received += new;
         self.highest += new;
         if fin {
             self.final_size = Some(end);

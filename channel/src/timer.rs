@@ -36,32 +36,46 @@ impl Timer {
     ];
 }
 
-/// A table of deadlines; they are few enough to look at all of them.
-#[derive(Debug, Default)]
-pub(crate) struct Timers([Option<Time>; Timer::ALL.len()]);
+/// A table of deadlines; they are few enough to look at all of them. In
+/// nanoseconds, since there is one such table for each idle channel.
+#[derive(Debug)]
+pub(crate) struct Timers([u64; Timer::ALL.len()]);
+
+const OFF: u64 = u64::MAX;
+
+impl Default for Timers {
+    fn default() -> Self {
+        Self([OFF; Timer::ALL.len()])
+    }
+}
+
+fn nanos(at: Time) -> u64 {
+    u64::try_from(at.as_nanos()).unwrap_or(OFF)
+}
 
 impl Timers {
     pub(crate) fn set(&mut self, timer: Timer, at: Option<Time>) {
-        self.0[timer as usize] = at;
+        self.0[timer as usize] = at.map_or(OFF, nanos);
     }
 
     /// Sets a timer, unless it goes off before anyway.
     pub(crate) fn set_earlier(&mut self, timer: Timer, at: Time) {
         let slot = &mut self.0[timer as usize];
-        *slot = Some(slot.map_or(at, |before| before.min(at)));
+        *slot = nanos(at).min(*slot);
     }
 
     /// Takes a timer whose time has come.
     pub(crate) fn expired(&mut self, now: Time) -> Option<Timer> {
         let timer = Timer::ALL
             .into_iter()
-            .find(|&timer| self.0[timer as usize].is_some_and(|at| at <= now))?;
-        self.0[timer as usize] = None;
+            .find(|&timer| self.0[timer as usize] <= nanos(now))?;
+        self.0[timer as usize] = OFF;
         Some(timer)
     }
 
     pub(crate) fn next(&self) -> Option<Time> {
-        self.0.iter().flatten().min().copied()
+        let next = self.0.iter().min().copied().filter(|&at| at != OFF);
+        next.map(Time::from_nanos)
     }
 
     pub(crate) fn clear(&mut self) {

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     Channel, jitter,
-    phase::{Greeting, Listening, Owes, Phase},
+    phase::{Greeting, Listening, Owes, Phase, count},
 };
 use crate::{
     ClosedBy, Code, Event, PathId, Reason,
@@ -67,10 +67,10 @@ impl Channel {
         match state.read_second(&packet[1..]) {
             Ok((state, hello)) => {
                 self.measure_greeting();
-                self.greeting = Greeting {
+                self.greeting = Some(Box::new(Greeting {
                     answers: Some(crypto::sha256(&[packet])),
                     ..Greeting::default()
-                };
+                }));
                 self.timers.set(Timer::Resend, None);
                 let static_key = state.remote_static();
                 self.remote_static = Some(static_key);
@@ -96,10 +96,10 @@ impl Channel {
         match state.read_third(&packet[1..], None) {
             Ok((hello, established)) => {
                 self.measure_greeting();
-                self.greeting = Greeting::default();
+                self.greeting = None;
                 let static_key = established.remote_static;
                 self.establish(established);
-                self.phase = Phase::Admitting(Vec::new());
+                self.phase = Phase::Admitting(Box::default());
                 self.events.push_back(Event::PeerHello {
                     static_key,
                     hello,
@@ -113,26 +113,25 @@ impl Channel {
     /// A handshake packet out of place: a repetition of the one that was
     /// answered means that the answer was lost; all others mean nothing.
     fn on_repeated(&mut self, packet: &[u8]) {
-        let answered = self
-            .greeting
-            .answers
-            .filter(|_| self.greeting.packet.is_some());
-        if answered.is_some_and(|digest| digest == crypto::sha256(&[packet])) {
-            self.greeting.due = true;
-            self.greeting.resent = true;
+        if let Some(greeting) = &mut self.greeting
+            && greeting.packet.is_some()
+            && greeting.answers == Some(crypto::sha256(&[packet]))
+        {
+            greeting.due = true;
+            greeting.resent = true;
         } else {
-            self.stats.dropped_unexpected += 1;
+            count(&mut self.stats.dropped_unexpected);
         }
     }
 
     pub(super) fn on_record(&mut self, path: PathId, packet: BytesMut, prefix: Prefix) {
         let Some(keys) = &mut self.keys else {
-            self.stats.dropped_unexpected += 1;
+            count(&mut self.stats.dropped_unexpected);
             return;
         };
         if let Phase::Admitting(held) = &mut self.phase {
-            if held.len() < limits::MAX_HELD_RECORDS && packet.len() <= limits::MAX_PACKET {
-                held.push((path, packet));
+            if held.0.len() < limits::MAX_HELD_RECORDS && packet.len() <= limits::MAX_PACKET {
+                held.0.push((path, packet));
             }
             return;
         }
@@ -140,11 +139,11 @@ impl Channel {
         let opened = match keys.opener.open(packet, prefix) {
             Ok(opened) => opened,
             Err(Dropped::Forged) => {
-                self.stats.dropped_forged += 1;
+                count(&mut self.stats.dropped_forged);
                 return;
             }
             Err(Dropped::Replayed) => {
-                self.stats.dropped_replayed += 1;
+                count(&mut self.stats.dropped_replayed);
                 return;
             }
         };
@@ -294,7 +293,7 @@ impl Channel {
         }
         // A repetition of one that was taken means nothing.
         if let (Phase::AwaitingHello, Some(static_key)) = (&self.phase, self.remote_static) {
-            self.phase = Phase::Admitting(Vec::new());
+            self.phase = Phase::Admitting(Box::default());
             self.events.push_back(Event::PeerHello {
                 static_key,
                 hello: hello.to_vec(),
@@ -305,11 +304,12 @@ impl Channel {
     }
 
     fn on_datagram(&mut self, data: Bytes) {
-        if self.datagrams_in >= limits::MAX_DATAGRAMS {
-            self.stats.dropped_datagrams += 1;
+        let datagrams = self.datagrams.get_or_insert_default();
+        if datagrams.received >= limits::MAX_DATAGRAMS {
+            count(&mut self.stats.dropped_datagrams);
             return;
         }
-        self.datagrams_in += 1;
+        datagrams.received += 1;
         // Copied, because it would hold its packet's memory.
         let data = Bytes::copy_from_slice(&data);
         self.events.push_back(Event::Datagram(data));
@@ -317,9 +317,9 @@ impl Channel {
 
     /// An authentic, new record came in.
     fn on_sign_of_life(&mut self) {
-        if self.greeting.packet.is_some() {
+        if self.greeting.is_some() {
             // The peer has our last handshake packet: it sealed with the key.
-            self.greeting = Greeting::default();
+            self.greeting = None;
             self.timers.set(Timer::Resend, None);
         }
         self.heard_at = self.now;

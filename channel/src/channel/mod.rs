@@ -10,20 +10,21 @@ mod paths;
 mod phase;
 mod renew;
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use zeroize::Zeroizing;
 
 use self::{
     input::Sink,
-    phase::{Greeting, Keys, Listening, Owes, Phase},
+    phase::{Counters, Datagrams, Greeting, Keys, Listening, Owes, Phase, count},
     renew::Renewing,
 };
 use crate::{
     Batch, ClosedBy, Code, Config, CreateError, DatagramError, Event, OpenError, Output, PathId,
     Priority, ReadOutcome, Reason, StaticSecret, Stats, StreamError, StreamId, Time,
     ack::Acks,
+    config::Settings,
     crypto::{self, CryptoError, KemKey},
     handshake::Initiator,
     limits,
@@ -37,7 +38,7 @@ use crate::{
 
 /// One end of a secure channel. The [crate docs](crate) have the contract.
 pub struct Channel {
-    config: Config,
+    config: Arc<Settings>,
     initiator: bool,
     /// The latest time seen.
     now: Time,
@@ -46,8 +47,8 @@ pub struct Channel {
     purpose: Option<u8>,
     remote_static: Option<[u8; 32]>,
     handshake_hash: Option<[u8; 32]>,
-    greeting: Greeting,
-    keys: Option<Box<Keys>>,
+    greeting: Option<Box<Greeting>>,
+    keys: Option<Keys>,
     paths: Paths,
     renewing: Renewing,
     /// When the last authentic record came.
@@ -58,12 +59,10 @@ pub struct Channel {
     recovery: Recovery,
     timers: Timers,
     events: VecDeque<Event>,
-    /// How many of `events` are datagrams.
-    datagrams_in: usize,
-    datagrams_out: VecDeque<Bytes>,
+    datagrams: Option<Box<Datagrams>>,
     /// An explicit `ping` has not been answered.
     pinged: bool,
-    stats: Stats,
+    stats: Counters,
 }
 
 impl Channel {
@@ -171,9 +170,16 @@ impl Channel {
             stream_bytes_in: self.streams.received(),
             stream_bytes_out: self.streams.counts.out,
             stream_bytes_resent: self.streams.counts.again,
+            packets_out: self.stats.packets_out,
+            packets_in: self.stats.packets_in,
             packets_lost: self.recovery.lost(),
             rtt_micros: self.recovery.rtt().map_or(0, |rtt| rtt.as_micros() as u64),
-            ..self.stats
+            dropped_forged: self.stats.dropped_forged.into(),
+            dropped_replayed: self.stats.dropped_replayed.into(),
+            dropped_unexpected: self.stats.dropped_unexpected.into(),
+            dropped_datagrams: self.stats.dropped_datagrams.into(),
+            moves: self.stats.moves.into(),
+            renewals: self.stats.renewals.into(),
         }
     }
 
@@ -196,7 +202,7 @@ impl Channel {
             Some(&packet::FIRST) => self.on_first(&packet),
             Some(&packet::SECOND) => self.on_second(&packet),
             Some(&packet::THIRD) => self.on_third(&packet),
-            Some(_) | None => self.stats.dropped_forged += 1,
+            Some(_) | None => count(&mut self.stats.dropped_forged),
         }
     }
 
@@ -256,7 +262,9 @@ impl Channel {
             return Output::Transmit { path };
         }
         if let Some(event) = self.events.pop_front() {
-            self.datagrams_in -= usize::from(matches!(event, Event::Datagram(_)));
+            if let (Event::Datagram(_), Some(datagrams)) = (&event, &mut self.datagrams) {
+                datagrams.received -= 1;
+            }
             return Output::Event(event);
         }
         if let Some(path) = self.fill_batch(batch) {
@@ -274,8 +282,9 @@ impl Channel {
     /// packet.
     pub fn release_memory(&mut self) {
         self.events.shrink_to_fit();
-        self.datagrams_out.shrink_to_fit();
+        self.datagrams.take_if(|datagrams| datagrams.is_empty());
         self.recovery.release_memory();
+        self.acks.release_memory();
         self.streams.release_memory();
         if let Some(keys) = &mut self.keys {
             keys.sealer.release_memory();
@@ -296,7 +305,8 @@ impl Channel {
         match core::mem::replace(&mut self.phase, Phase::AwaitingHello) {
             Phase::Checking(state) => match state.write_third(&hello, vec![packet::THIRD], None) {
                 Ok((third, established)) => {
-                    self.greet(third, self.greeting.answers);
+                    let answers = self.greeting.as_ref().and_then(|greeting| greeting.answers);
+                    self.greet(third, answers);
                     self.establish(established);
                     self.owes.settings = true;
                 }
@@ -310,7 +320,7 @@ impl Channel {
                 }
                 self.phase = Phase::AwaitingSettings;
                 self.become_ready();
-                for (path, packet) in held {
+                for (path, packet) in held.0 {
                     self.handle_input(now, path, packet);
                 }
             }
@@ -392,10 +402,11 @@ impl Channel {
         if !self.is_ready() {
             return Err(DatagramError::NotReady);
         }
-        if self.datagrams_out.len() >= limits::MAX_DATAGRAMS {
+        let waiting = &mut self.datagrams.get_or_insert_default().out;
+        if waiting.len() >= limits::MAX_DATAGRAMS {
             return Err(DatagramError::QueueFull);
         }
-        self.datagrams_out.push_back(data);
+        waiting.push_back(data);
         Ok(())
     }
 
@@ -425,24 +436,6 @@ fn jitter(seed: &[u8; 32]) -> u8 {
 /// Doors for tests and fuzzing.
 #[cfg(any(test, feature = "testing"))]
 impl Channel {
-    #[cfg(test)]
-    pub(crate) fn part_sizes() -> Vec<(&'static str, usize)> {
-        vec![
-            ("config", size_of::<Config>()),
-            ("phase", size_of::<Phase>()),
-            ("greeting", size_of::<Greeting>()),
-            ("keys", size_of::<Keys>()),
-            ("paths", size_of::<Paths>()),
-            ("renewing", size_of::<Renewing>()),
-            ("owes", size_of::<Owes>()),
-            ("streams", size_of::<Streams>()),
-            ("acks", size_of::<Acks>()),
-            ("recovery", size_of::<Recovery>()),
-            ("timers", size_of::<Timers>()),
-            ("stats", size_of::<Stats>()),
-        ]
-    }
-
     /// A record of this end with any plaintext, sealed with the true key.
     pub(crate) fn seal_raw(&mut self, plaintext: &[u8]) -> Option<BytesMut> {
         let mut out = Vec::new();

@@ -28,15 +28,16 @@ impl Channel {
     fn fill_active(&mut self, batch: &mut Batch) -> Option<PathId> {
         let path = self.paths.active.filter(|&path| batch.takes(path))?;
         let before = batch.len();
-        if self.greeting.due
+        if let Some(greeting) = &mut self.greeting
+            && greeting.due
             && batch.has_room()
-            && let Some(packet) = &self.greeting.packet
+            && let Some(packet) = &greeting.packet
         {
             let start = batch.begin();
             batch.buffer().extend_from_slice(packet);
             batch.end(start);
-            self.greeting.due = false;
-            self.greeting.sent_at = self.now;
+            greeting.due = false;
+            greeting.sent_at = self.now;
         }
         while batch.has_room() && self.wants_record() && self.fill_record(batch) {}
         (batch.len() > before).then_some(path)
@@ -84,9 +85,12 @@ impl Channel {
         self.acks.is_due(self.now)
             || self.paths.answer.is_some()
             || self.may_send_more()
-                && (self.owes.any()
-                    || !self.datagrams_out.is_empty()
-                    || self.streams.wants_to_send())
+                && (self.owes.any() || self.datagrams_wait() || self.streams.wants_to_send())
+    }
+
+    fn datagrams_wait(&self) -> bool {
+        let out = self.datagrams.as_ref().map(|datagrams| &datagrams.out);
+        out.is_some_and(|out| !out.is_empty())
     }
 
     /// Bookkeeping for packets on their way is bounded; ACKs need none.
@@ -97,7 +101,7 @@ impl Channel {
     /// Makes one record; whether it made one.
     fn fill_record(&mut self, batch: &mut Batch) -> bool {
         let exhausted = |keys: &Keys| keys.sealer.sealed() >= self.config.key_limit;
-        if !self.is_closed() && self.keys.as_deref().is_none_or(exhausted) {
+        if !self.is_closed() && self.keys.as_ref().is_none_or(exhausted) {
             let text = "the channel's key has sealed as many records as it may";
             self.end(ClosedBy::Protocol, Reason::new(Code::KEY_EXHAUSTED, text));
         }
@@ -159,11 +163,12 @@ impl Channel {
             cargo.push(Carried::Ping);
         }
         self.put_renewal(out, cargo);
-        while let Some(datagram) = self.datagrams_out.front()
+        while let Some(datagrams) = &mut self.datagrams
+            && let Some(datagram) = datagrams.out.front()
             && end - out.len() >= datagram.len() + 4
         {
             Frame::Datagram(datagram).put(out);
-            self.datagrams_out.pop_front();
+            datagrams.out.pop_front();
         }
         let pace = Pace {
             now: self.now,

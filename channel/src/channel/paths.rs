@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use super::{
     Channel,
     input::Sink,
-    phase::{Closing, Phase},
+    phase::{Phase, count},
 };
 use crate::{
     AttachError, ClosedBy, Code, ConnectionId, Event, PathId, Reason, Time,
@@ -42,7 +42,8 @@ impl Channel {
     /// Of use with [`Batch::set_path`](crate::Batch::set_path): whoever serves
     /// that path is to poll.
     pub fn pending_path(&self) -> Option<PathId> {
-        let greeting = self.paths.active.filter(|_| self.greeting.due);
+        let greets = self.greeting.as_ref().is_some_and(|greeting| greeting.due);
+        let greeting = self.paths.active.filter(|_| greets);
         let candidate = self.paths.candidate.as_ref().filter(|new| new.due);
         greeting
             .or(candidate.map(|new| new.path))
@@ -96,7 +97,7 @@ impl Channel {
                 self.timers.set(Timer::Idle, None);
                 self.set_after(Timer::Path, Some(self.config.path_timeout));
             }
-            Phase::Closed(Closing { due, .. }) => *due = false,
+            Phase::Closed(closing) => closing.due = false,
             _ => self.path_expired("the path was lost during the handshake"),
         }
     }
@@ -112,7 +113,7 @@ impl Channel {
         if is_awaited && peek_attach(&packet) == self.connection_id() {
             self.on_record(path, packet, Prefix::Attach);
         } else {
-            self.stats.dropped_unexpected += 1;
+            count(&mut self.stats.dropped_unexpected);
         }
     }
 
@@ -222,7 +223,7 @@ impl Channel {
             self.recovery.first_rtt(rtt);
         }
         self.acks.urge(self.now);
-        self.stats.moves += 1;
+        count(&mut self.stats.moves);
         self.events.push_back(Event::PathActive { path });
     }
 }

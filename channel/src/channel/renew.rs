@@ -7,7 +7,7 @@
 
 use super::{
     Channel,
-    phase::{Keys, Phase},
+    phase::{Keys, Phase, count},
 };
 use crate::{
     ClosedBy, Code, Event, Reason, RenewError, StaticSecret, Time,
@@ -347,7 +347,7 @@ impl Channel {
         keys.secret = next.secret;
         keys.epoch += 1;
         let epoch = keys.epoch;
-        self.stats.renewals += 1;
+        count(&mut self.stats.renewals);
         self.events.push_back(Event::Renewed { epoch });
         self.note_epoch();
         if core::mem::take(&mut self.renewing.again) {

@@ -7,14 +7,17 @@ mod outgoing;
 mod peer;
 mod schedule;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
 pub(crate) use self::outgoing::Filled;
 use self::schedule::{Place, Schedule};
 use crate::{
-    Code, Config, Event, OpenError, Priority, ReadOutcome, Reason, StreamError, StreamId,
+    Code, Event, OpenError, Priority, ReadOutcome, Reason, StreamError, StreamId, config,
     flow::{Credit, SharedAllowance},
     frame::Settings,
     limits,
@@ -110,34 +113,43 @@ pub(crate) struct Counts {
     pub(crate) again: u64,
 }
 
-/// The streams of one channel.
-#[derive(Debug)]
-pub(crate) struct Streams {
-    initiator: bool,
-    stream_window: u64,
-    stream_window_max: u64,
-    send_buffer: usize,
-    send_buffer_max: usize,
-    /// What all streams may buffer together, and do.
-    send_memory: usize,
-    buffered: usize,
-    max_streams: u64,
-    map: BTreeMap<StreamId, Box<Stream>>,
+/// What only a channel that is not idle needs to remember about its streams.
+#[derive(Debug, Default)]
+struct Busy {
     /// Streams with something to send, in turn.
     ready: Schedule,
     /// Streams that wait for the channel's credit.
     starved: Vec<StreamId>,
+    /// Which of the peer's streams below `remote_next` were never seen.
+    skipped: RangeSet,
+}
+
+impl Busy {
+    fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.starved.is_empty() && self.skipped.is_empty()
+    }
+}
+
+/// The streams of one channel.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    initiator: bool,
+    config: Arc<config::Settings>,
+    /// What all streams buffer together.
+    buffered: usize,
+    map: BTreeMap<StreamId, Box<Stream>>,
+    /// Nothing in it while the channel is idle.
+    busy: Option<Box<Busy>>,
     /// How many streams this side opened, and may open.
     local_next: u64,
     local_max: u64,
     /// `open` was refused for want of `local_max`.
     wants_streams: bool,
-    /// Streams of the peer: the lowest never seen, how many it may open, how
-    /// many are over, and which below `remote_next` were never seen.
+    /// Streams of the peer: the lowest never seen, how many it may open, and how
+    /// many are over.
     remote_next: u64,
     remote_max: u64,
     remote_over: u64,
-    skipped: RangeSet,
     /// What the peer allows each stream to begin with, and all together.
     initial_credit: u64,
     credit: Credit,
@@ -150,26 +162,19 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    pub(crate) fn new(config: &Config, initiator: bool) -> Self {
+    pub(crate) fn new(config: &Arc<config::Settings>, initiator: bool) -> Self {
         Self {
             initiator,
-            stream_window: config.stream_window,
-            stream_window_max: config.stream_window_max,
-            send_buffer: config.send_buffer,
-            send_buffer_max: config.send_buffer_max,
-            send_memory: config.send_memory,
+            config: Arc::clone(config),
             buffered: 0,
-            max_streams: config.max_streams,
             map: BTreeMap::new(),
-            ready: Schedule::default(),
-            starved: Vec::new(),
+            busy: None,
             local_next: 0,
             local_max: 0,
             wants_streams: false,
             remote_next: 0,
             remote_max: config.max_streams,
             remote_over: 0,
-            skipped: RangeSet::default(),
             initial_credit: 0,
             credit: Credit::default(),
             reserve: 0,
@@ -189,7 +194,7 @@ impl Streams {
 
     /// Gives back what empty buffers and lists hold.
     pub(crate) fn release_memory(&mut self) {
-        self.ready.release_memory();
+        self.busy.take_if(|busy| busy.is_empty());
         for stream in self.map.values_mut() {
             stream.send.release_memory();
             stream.recv.release_memory();
@@ -197,7 +202,7 @@ impl Streams {
     }
 
     /// What to tell the peer at the start.
-    pub(crate) fn settings(config: &Config) -> Settings {
+    pub(crate) fn settings(config: &config::Settings) -> Settings {
         Settings {
             max_data: config.session_window,
             max_stream_data: config.stream_window,
@@ -207,7 +212,7 @@ impl Streams {
 
     /// Bytes of stream data that came in for the first time.
     pub(crate) fn received(&self) -> u64 {
-        self.shared.received
+        self.shared.allowance.received()
     }
 
     /// How many streams exist at the moment.
@@ -298,9 +303,10 @@ impl Streams {
         if !stream.send.is_open() {
             return Err(StreamError::Ended);
         }
-        let limit = stream.send.limit(self.send_buffer, self.send_buffer_max);
+        let (least, most) = (self.config.send_buffer, self.config.send_buffer_max);
+        let limit = stream.send.limit(least, most);
         // Within the bound of all together, of which each has its least.
-        let left = self.send_memory.saturating_sub(self.buffered);
+        let left = self.config.send_memory.saturating_sub(self.buffered);
         let together = (stream.send.buffered() + left).max(limits::MIN_SEND_BUFFER);
         let taken = stream.send.write(data, limit.min(together));
         self.buffered += taken;
@@ -345,7 +351,7 @@ impl Streams {
     fn fresh(&self, life: Life) -> Box<Stream> {
         Box::new(Stream {
             send: SendHalf::new(self.initial_credit),
-            recv: RecvHalf::new(self.stream_window, self.stream_window_max),
+            recv: RecvHalf::new(self.config.stream_window, self.config.stream_window_max),
             owes: Owes::default(),
             life,
             header: None,
@@ -379,12 +385,19 @@ impl Streams {
                 return Err(Violation::flow("more streams than were allowed"));
             }
             if index >= self.remote_next {
-                self.skipped.insert(self.remote_next..index + 1);
+                // Those in between are still to come.
+                if index > self.remote_next {
+                    let between = self.remote_next..index;
+                    self.busy.get_or_insert_default().skipped.insert(between);
+                }
                 self.remote_next = index + 1;
                 self.give_streams_back();
-            }
-            if self.skipped.contains(index) {
-                self.skipped.remove(index..index + 1);
+                let stream = self.fresh(Life::Unopened);
+                self.map.insert(id, stream);
+            } else if let Some(busy) = &mut self.busy
+                && busy.skipped.contains(index)
+            {
+                busy.skipped.remove(index..index + 1);
                 let stream = self.fresh(Life::Unopened);
                 self.map.insert(id, stream);
             }
@@ -403,7 +416,8 @@ impl Streams {
     fn enqueue(&mut self, id: StreamId) {
         if let Some(stream) = self.map.get_mut(&id) {
             let is_bulk = stream.send.is_bulk();
-            self.ready.add(id, &mut stream.place, is_bulk);
+            let busy = self.busy.get_or_insert_default();
+            busy.ready.add(id, &mut stream.place, is_bulk);
         }
     }
 
@@ -428,8 +442,8 @@ impl Streams {
     /// Lets the peer open as many streams as are over: a quarter of all at a
     /// time, or each by itself while it is short of them and waits.
     fn give_streams_back(&mut self) {
-        let max = self.remote_over + self.max_streams;
-        let quarter = (self.max_streams / 4).max(1);
+        let max = self.remote_over + self.config.max_streams;
+        let quarter = (self.config.max_streams / 4).max(1);
         let back = max - self.remote_max;
         let is_short = self.remote_max - self.remote_next < quarter;
         if back >= quarter || (back > 0 && is_short) {

@@ -123,7 +123,8 @@ impl Streams {
             if finished {
                 events.push_back(Event::Finished(id));
             }
-            let limit = stream.send.limit(self.send_buffer, self.send_buffer_max);
+            let (least, most) = (self.config.send_buffer, self.config.send_buffer_max);
+            let limit = stream.send.limit(least, most);
             if stream.send.take_writable(limit) {
                 events.push_back(Event::Writable(id));
             }
@@ -142,7 +143,9 @@ impl Streams {
 
     /// Whether there is anything to put into a record.
     pub(crate) fn wants_to_send(&self) -> bool {
-        !self.ready.is_empty()
+        self.busy
+            .as_ref()
+            .is_some_and(|busy| !busy.ready.is_empty())
             || self.owes_max_data
             || self.owes_max_streams
             || self.shared.allowance.wants_raise()
@@ -167,7 +170,10 @@ impl Streams {
             Frame::MaxStreams(self.remote_max).put(out);
             cargo.push(Carried::MaxStreams);
         }
-        while let Some(turn) = self.ready.next() {
+        let Some(busy) = &mut self.busy else {
+            return Filled::Drained;
+        };
+        while let Some(turn) = busy.ready.next() {
             let id = turn.stream;
             let Some(stream) = self.map.get_mut(&id) else {
                 continue;
@@ -184,9 +190,9 @@ impl Streams {
             let filled = stream.fill(id, out, cargo, &mut common);
             let more = filled == StreamFilled::More;
             let sent = out.len() - before;
-            self.ready.settle(turn, &mut stream.place, sent, more);
+            busy.ready.settle(turn, &mut stream.place, sent, more);
             if filled == StreamFilled::Starved && !core::mem::replace(&mut stream.starved, true) {
-                self.starved.push(id);
+                busy.starved.push(id);
             }
             if more {
                 return Filled::Full;

@@ -137,7 +137,8 @@ impl Streams {
 
     pub(crate) fn on_max_data(&mut self, max: u64) {
         if self.credit.raise(max) {
-            for id in core::mem::take(&mut self.starved) {
+            let starved = self.busy.as_mut().map(|busy| &mut busy.starved);
+            for id in starved.map(core::mem::take).unwrap_or_default() {
                 if let Some(stream) = self.map.get_mut(&id) {
                     stream.starved = false;
                     self.enqueue(id);

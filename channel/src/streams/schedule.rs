@@ -60,12 +60,6 @@ impl Schedule {
                 .is_none_or(|others| others.iter().all(Level::is_empty))
     }
 
-    pub(crate) fn release_memory(&mut self) {
-        if self.is_empty() {
-            *self = Self::default();
-        }
-    }
-
     /// The stream has something to send. One with much on its way is `bulk`
     /// from the start.
     pub(crate) fn add(&mut self, stream: StreamId, place: &mut Place, bulk: bool) {
