@@ -282,7 +282,7 @@ async fn garbage_on_every_port_disturbs_nobody() {
         .await;
     let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     for n in 0..200_u32 {
-        let bytes: Vec<u8> = (0..n * 6).map(|i| (i * (n + 7) >> 2) as u8).collect();
+        let bytes: Vec<u8> = (0..n * 6).map(|i| ((i * (n + 7)) >> 2) as u8).collect();
         let _ = udp.send_to(&bytes, relay.quic.to_string()).await;
         // Looks like the first packet of a QUIC connection.
         let long = [&[0xc3, 0, 0, 0, 1, 8][..], &[n as u8; 1_200]].concat();

@@ -3,6 +3,7 @@
 mod abuse;
 mod child;
 mod files;
+mod listeners;
 mod memory;
 mod peer;
 

@@ -34,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A relay that runs for a test.
 pub(super) struct Relay {
     pub(super) address: SocketAddr,
+    pub(super) tls: Option<SocketAddr>,
+    pub(super) quic: Option<SocketAddr>,
     pub(super) domain: Domain,
     pub(super) inspector: Inspector,
     pub(super) drain: Drain,
@@ -78,10 +80,13 @@ impl Relay {
             .await
             .unwrap();
         let (address, inspector) = (server.local_addr().unwrap(), server.inspector());
+        let (tls, quic) = (server.tls_addr(), server.quic_addr());
         let drain = Drain::new();
         let running = tokio::spawn(server.run(drain.clone()));
         Self {
             address,
+            tls,
+            quic,
             domain,
             inspector,
             drain,

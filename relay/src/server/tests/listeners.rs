@@ -1,0 +1,167 @@
+//! The listeners of TLS, WebSocket and QUIC against those who say too little.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairway_endpoint::transport::{ALPN_HTTP, ALPN_LINK, crypto_provider};
+use quinn::crypto::rustls::QuicClientConfig;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::peer::Relay;
+use crate::limits::HANDSHAKE_TIMEOUT;
+use crate::server::Certificate;
+
+/// A relay with all listeners, and what a client has to trust.
+struct Listening {
+    relay: Relay,
+    roots: RootCertStore,
+    _dir: tempfile::TempDir,
+}
+
+impl Listening {
+    async fn start(half_open_max: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+        let (chain, key) = (dir.path().join("tls.crt"), dir.path().join("tls.key"));
+        std::fs::write(&chain, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+        let relay = Relay::start_with(|config| {
+            config.listen_quic = Some(any);
+            config.listen_tls = Some(any);
+            config.certificate = Certificate::Files { chain, key };
+            config.gate.half_open = half_open_max;
+        })
+        .await;
+        Self {
+            relay,
+            roots,
+            _dir: dir,
+        }
+    }
+
+    fn client(&self, alpn: &[u8]) -> ClientConfig {
+        let mut config = ClientConfig::builder_with_provider(crypto_provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(self.roots.clone())
+            .with_no_client_auth();
+        config.alpn_protocols = vec![alpn.to_vec()];
+        config
+    }
+
+    async fn tls(&self, alpn: &[u8]) -> TlsStream<TcpStream> {
+        let socket = TcpStream::connect(self.relay.tls.unwrap()).await.unwrap();
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        TlsConnector::from(Arc::new(self.client(alpn)))
+            .connect(name, socket)
+            .await
+            .unwrap()
+    }
+
+    async fn quic(&self) -> (quinn::Endpoint, quinn::Connection) {
+        let crypto = QuicClientConfig::try_from(self.client(ALPN_LINK)).unwrap();
+        let config = quinn::ClientConfig::new(Arc::new(crypto));
+        let endpoint = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = self.relay.quic.unwrap();
+        let connecting = endpoint.connect_with(config, address, "127.0.0.1").unwrap();
+        let connection = connecting.await.unwrap();
+        (endpoint, connection)
+    }
+}
+
+/// Reads until the other end closes.
+async fn ended(mut socket: impl AsyncRead + Unpin) {
+    let mut bytes = [0; 4_096];
+    while matches!(socket.read(&mut bytes).await, Ok(n) if n > 0) {}
+}
+
+#[tokio::test]
+async fn who_says_too_little_is_gone_in_time_on_every_listener() {
+    let listening = Listening::start(1_000).await;
+    let silent = TcpStream::connect(listening.relay.tls.unwrap())
+        .await
+        .unwrap();
+    let mut begun = TcpStream::connect(listening.relay.tls.unwrap())
+        .await
+        .unwrap();
+    begun.write_all(&[0x16, 3, 1, 2, 0, 1]).await.unwrap();
+    let no_link = listening.tls(ALPN_LINK).await;
+    let mut no_link_begun = listening.tls(ALPN_LINK).await;
+    no_link_begun.write_all(&[0, 0, 0, 40, 0]).await.unwrap();
+    let mut no_request = listening.tls(ALPN_HTTP).await;
+    no_request
+        .write_all(b"GET /fairway HTTP/1.1\r\nHost: ")
+        .await
+        .unwrap();
+    let (_endpoint, no_stream) = listening.quic().await;
+    let (_other, no_session) = listening.quic().await;
+    let (mut send, _recv) = no_session.open_bi().await.unwrap();
+    send.write_all(&[0, 0, 0, 40, 0]).await.unwrap();
+    listening.relay.settle("/half_open_links", 7).await;
+
+    let began = Instant::now();
+    tokio::time::pause();
+    tokio::join!(
+        ended(silent),
+        ended(begun),
+        ended(no_link),
+        ended(no_link_begun),
+        ended(no_request),
+        no_stream.closed(),
+        no_session.closed(),
+    );
+    // Once for the transport, and once for the link.
+    assert!(began.elapsed() < 2 * HANDSHAKE_TIMEOUT + Duration::from_secs(5));
+    tokio::time::resume();
+    listening.relay.settle("/half_open_links", 0).await;
+    listening.relay.settle("/connections", 0).await;
+}
+
+#[tokio::test]
+async fn who_comes_in_crowds_gives_way_to_the_next_on_every_listener() {
+    let listening = Listening::start(8).await;
+    let address = listening.relay.tls.unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    let mut connections = Vec::new();
+    for _ in 0..20 {
+        connections.push(listening.quic().await);
+    }
+    listening.relay.settle("/half_open_links", 8).await;
+    listening.relay.settle("/connections", 8).await;
+    // The newest still has its try.
+    let stream = listening.tls(ALPN_HTTP).await;
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(ALPN_HTTP));
+    // The crowd is gone, all but the last.
+    for socket in silent.drain(..30) {
+        ended(socket).await;
+    }
+    for (_, connection) in connections.drain(..10) {
+        connection.closed().await;
+    }
+}
+
+#[tokio::test]
+async fn who_speaks_another_protocol_is_refused_by_tls() {
+    let listening = Listening::start(100).await;
+    let socket = TcpStream::connect(listening.relay.tls.unwrap())
+        .await
+        .unwrap();
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let config = Arc::new(listening.client(b"h2"));
+    let refused = TlsConnector::from(config).connect(name, socket).await;
+    assert!(refused.is_err());
+    listening.relay.settle("/connections", 0).await;
+}
