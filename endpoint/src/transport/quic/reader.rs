@@ -97,6 +97,7 @@ impl Reader {
             }
         }
         let after = self.partial.get_u64();
+        self.held.set(self.partial.len())?;
         let header = peek(&self.partial)?.ok_or_else(|| wrong("no frame"))?;
         let picked_by_endpoint = header.circuit.is_endpoints();
         if header.circuit == CircuitId::LINK || picked_by_endpoint != begin.from_endpoint {

@@ -170,6 +170,26 @@ async fn data_does_not_overtake_what_announces_its_circuit() {
 }
 
 #[tokio::test]
+async fn a_frame_that_is_held_up_stalls_no_other_circuit() {
+    let (mut near, mut far) = pair().await;
+    // The rest of it is missing, as when a packet was lost.
+    let held_up = frame(2, &[1; 16_000]);
+    let (mut send, _recv) = near.connection.open_bi().await.unwrap();
+    send.write_all(&near.link_written.to_be_bytes())
+        .await
+        .unwrap();
+    send.write_all(&held_up[..9_000]).await.unwrap();
+    for n in 0..200_u32 {
+        let bytes = vec![n as u8; 10_000];
+        write(&mut near, &frame(4, &bytes)).await;
+        assert_eq!(next(&mut far).await, (4, bytes));
+    }
+    assert_eq!(far.held.load(std::sync::atomic::Ordering::Relaxed), 9_000);
+    send.write_all(&held_up[9_000..]).await.unwrap();
+    assert_eq!(next(&mut far).await, (2, vec![1; 16_000]));
+}
+
+#[tokio::test]
 async fn the_last_words_arrive_before_the_end() {
     let (mut near, mut far) = pair().await;
     write(&mut near, &frame(0, &[7; 9_000])).await;
