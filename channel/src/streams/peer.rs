@@ -34,7 +34,7 @@ impl Streams {
         if stream.life != Life::Unopened {
             return Ok(());
         }
-        if stream.recv.is_over() || !stream.send.is_open() {
+        if stream.recv.is_over() {
             // The peer has given it up before it was seen.
             stream.life = Life::Abandoned;
             let reason = Reason::new(Code::DONE, "the stream was reset before it was opened");
@@ -48,6 +48,11 @@ impl Streams {
             stream: id,
             header: header.to_vec(),
         });
+        // A STOP that overtook the OPEN: the other half goes on.
+        if let Some((_, reason)) = stream.send.reset_frame() {
+            let reason = reason.clone();
+            events.push_back(Event::Stopped { stream: id, reason });
+        }
         Ok(())
     }
 

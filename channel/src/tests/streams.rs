@@ -374,6 +374,33 @@ fn a_bulk_transfer_is_acknowledged_sparsely() {
     assert!(acks <= 8 << 20 >> 16, "{acks} packets for 8 MiB");
 }
 
+#[test]
+fn a_stop_that_overtakes_its_open_leaves_the_other_half() {
+    let mut duo = ready();
+    let id = duo.a.channel.open(duo.now, b"one way".to_vec()).unwrap();
+    write(&mut duo.a.channel, duo.now, id, b"an upload");
+    duo.a.drain(duo.now);
+    duo.a.out.clear();
+    let reason = Reason::new(Code::DONE, "no answer wanted");
+    duo.a.channel.stop(duo.now, id, reason.clone());
+    // The STOP comes first; the OPEN is found lost and comes again.
+    duo.rest();
+    duo.pass(Time::from_secs(2));
+    let opened = Event::Opened {
+        stream: id,
+        header: b"one way".to_vec(),
+    };
+    let stopped = Event::Stopped { stream: id, reason };
+    assert_eq!(duo.b.events, [opened, stopped]);
+    duo.b.channel.accept(duo.now, id).unwrap();
+    assert_eq!(read(&mut duo.b.channel, duo.now, id), b"an upload");
+    duo.a.channel.finish(duo.now, id).unwrap();
+    duo.rest();
+    assert_eq!(duo.b.channel.read(duo.now, id), Ok(ReadOutcome::Finished));
+    duo.rest();
+    assert_eq!((duo.a.channel.streams(), duo.b.channel.streams()), (0, 0));
+}
+
 /// Shrinking fails too, so that the bounds follow.
 #[test]
 fn an_idle_channel_is_small() {
