@@ -48,6 +48,22 @@ impl PeerInfo {
         }))
     }
 
+    /// The same peer, with another key and perhaps another credential.
+    pub(crate) fn renewed(&self, standing: Standing, key: [u8; 32]) -> Self {
+        Self::new(
+            standing,
+            key,
+            self.0.handshake_hash,
+            self.0.instance,
+            self.0.dialled.clone(),
+        )
+    }
+
+    /// The same peer, judged again.
+    pub(crate) fn with_standing(&self, standing: Standing) -> Self {
+        self.renewed(standing, self.0.key)
+    }
+
     /// What the peer could show for itself.
     pub fn standing(&self) -> &Standing {
         &self.0.standing

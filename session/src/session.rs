@@ -56,21 +56,18 @@ enum Phase {
     /// The peer is admitted; the channel is not ready yet.
     Admitted(Admitted),
     /// Streams may open.
-    Established(Admitted, PeerInfo),
+    Established(Admitted),
     /// Over, or about to be.
     Ended,
 }
 
 /// An admitted peer, with what is needed to judge it again.
 struct Admitted {
-    standing: Standing,
+    info: PeerInfo,
     /// As shown, to be verified again when trust set or clock change.
     credential: Box<[u8]>,
     /// Verified without knowing the time; to be done again once it is known.
     by_floor: bool,
-    key: [u8; 32],
-    instance: [u8; 16],
-    dialled: Address,
 }
 
 /// A stream could not be opened.
@@ -181,7 +178,7 @@ impl Session {
     /// The other end, once the session is established and while it is.
     pub fn peer(&self) -> Option<&PeerInfo> {
         match &self.phase {
-            Phase::Established(_, peer) => Some(peer),
+            Phase::Established(admitted) => Some(&admitted.info),
             Phase::Unknown | Phase::LeanChecked(_) | Phase::Admitted(_) | Phase::Ended => None,
         }
     }
@@ -238,8 +235,8 @@ impl Session {
         self.end_streams(now, over);
         let standing = match &self.phase {
             Phase::LeanChecked(peer) => Standing::Verified(peer.clone()),
-            Phase::Admitted(admitted) | Phase::Established(admitted, _) => {
-                admitted.standing.clone()
+            Phase::Admitted(admitted) | Phase::Established(admitted) => {
+                admitted.info.standing().clone()
             }
             Phase::Unknown | Phase::Ended => return,
         };
@@ -531,14 +528,20 @@ impl Session {
             (Role::Dialler(_), Phase::LeanChecked(lean), true) => {
                 let peer = admit::check_full(&hello, &key, &dialled, &lean, &known)?;
                 let standing = Standing::Verified(peer);
-                let admitted = Admitted::new(standing, hello, key, dialled, now.clock);
-                (Phase::Admitted(admitted), Vec::new())
+                let info = PeerInfo::new(standing, key, self.hash()?, hello.instance, dialled);
+                (
+                    Phase::Admitted(Admitted::new(info, hello, now.clock)),
+                    Vec::new(),
+                )
             }
             (Role::Answerer(_), Phase::Unknown, true) => {
                 let standing = admit::check_caller(&hello, &key, &known)?;
                 let answer = self.own_hello(&hello);
-                let admitted = Admitted::new(standing, hello, key, dialled, now.clock);
-                (Phase::Admitted(admitted), answer)
+                let info = PeerInfo::new(standing, key, self.hash()?, hello.instance, dialled);
+                (
+                    Phase::Admitted(Admitted::new(info, hello, now.clock)),
+                    answer,
+                )
             }
             _ => return Err(Refusal::new(code::MALFORMED, "a hello out of turn")),
         };
@@ -556,6 +559,12 @@ impl Session {
             ));
         }
         Ok(dialled)
+    }
+
+    /// The hash of the handshake, which is complete when the peer's last hello comes.
+    fn hash(&self) -> Result<[u8; 32], Refusal> {
+        let hash = self.channel.handshake_hash();
+        hash.ok_or_else(|| Refusal::new(code::MALFORMED, "no handshake hash"))
     }
 
     /// This side's full credential, and the trust set if `theirs` is older.
@@ -591,12 +600,9 @@ impl Session {
                 return self.end(now, Refusal::new(code::MALFORMED, text));
             }
         };
-        let Some(hash) = self.channel.handshake_hash() else {
-            return self.end(now, Refusal::new(code::MALFORMED, "no handshake hash"));
-        };
-        let info = admitted.info(hash);
-        self.events.push_back(Event::Established(info.clone()));
-        self.phase = Phase::Established(admitted, info);
+        self.events
+            .push_back(Event::Established(admitted.info.clone()));
+        self.phase = Phase::Established(admitted);
         self.apply_next_local(now);
     }
 
@@ -647,7 +653,7 @@ impl Session {
         let Some(admitted) = self.admitted() else {
             return;
         };
-        if let Standing::Verified(peer) = &admitted.standing
+        if let Standing::Verified(peer) = admitted.info.standing()
             && now.clock.at_least() >= peer.expires()
         {
             let refusal = admit::expired(peer.id());
@@ -665,21 +671,18 @@ impl Session {
             rules: &rules,
             clock: now.clock,
         };
-        let (Phase::Admitted(admitted) | Phase::Established(admitted, _)) = &mut self.phase else {
+        let (Phase::Admitted(admitted) | Phase::Established(admitted)) = &mut self.phase else {
             // A lean credential is followed by the full one, which is verified
             // under the trust set of then.
             return;
         };
         let Admitted {
-            standing,
-            credential,
-            key,
-            ..
+            info, credential, ..
         } = &*admitted;
-        match admit::check_again(standing, credential, key, &known) {
+        match admit::check_again(info.standing(), credential, info.key(), &known) {
             // Its end may have moved with its issuer's.
             Ok(standing) => {
-                admitted.standing = standing;
+                admitted.info = admitted.info.with_standing(standing);
                 admitted.by_floor = matches!(now.clock, Clock::Floor(_));
             }
             Err(refusal) => self.end(now, refusal),
@@ -688,7 +691,7 @@ impl Session {
 
     fn admitted(&self) -> Option<&Admitted> {
         match &self.phase {
-            Phase::Admitted(admitted) | Phase::Established(admitted, _) => Some(admitted),
+            Phase::Admitted(admitted) | Phase::Established(admitted) => Some(admitted),
             Phase::Unknown | Phase::LeanChecked(_) | Phase::Ended => None,
         }
     }
@@ -697,7 +700,7 @@ impl Session {
     /// second late, since the wall clock comes in whole seconds. Any call in
     /// between notices, too.
     fn expiry(&self, now: Now) -> Option<Time> {
-        match &self.admitted()?.standing {
+        match self.admitted()?.info.standing() {
             Standing::Verified(peer) => {
                 let left = peer.expires().since(now.clock.at_least());
                 now.mono.checked_add(Time::from_secs(left))
@@ -708,31 +711,12 @@ impl Session {
 }
 
 impl Admitted {
-    fn new(
-        standing: Standing,
-        hello: Hello,
-        key: [u8; 32],
-        dialled: Address,
-        clock: Clock,
-    ) -> Self {
+    fn new(info: PeerInfo, hello: Hello, clock: Clock) -> Self {
         Self {
-            standing,
+            info,
             credential: hello.credential.unwrap_or_default().into_boxed_slice(),
             by_floor: matches!(clock, Clock::Floor(_)),
-            key,
-            instance: hello.instance,
-            dialled,
         }
-    }
-
-    fn info(&self, handshake_hash: [u8; 32]) -> PeerInfo {
-        PeerInfo::new(
-            self.standing.clone(),
-            self.key,
-            handshake_hash,
-            self.instance,
-            self.dialled.clone(),
-        )
     }
 }
 

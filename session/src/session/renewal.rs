@@ -116,33 +116,30 @@ impl Session {
             rules: &rules,
             clock: now.clock,
         };
-        let Phase::Established(admitted, info) = &self.phase else {
+        let Phase::Established(admitted) = &self.phase else {
             return Err(Refusal::new(code::MALFORMED, "a renewal out of turn"));
         };
-        if hello.instance != admitted.instance {
+        let before = &admitted.info;
+        if hello.instance != *before.instance() {
             let text = "the peer's process is another in the renewal";
             return Err(Refusal::new(code::MALFORMED, text));
         }
-        let dialled = admitted.dialled.clone();
-        let present = &admitted.standing;
         let (standing, answer) = match &self.role {
             Role::Dialler(_) => {
-                let Standing::Verified(peer) = present else {
+                let Standing::Verified(peer) = before.standing() else {
                     return Err(Refusal::new(code::MALFORMED, "a renewal out of turn"));
                 };
-                let peer = admit::check_full(&hello, &key, &dialled, peer, &known)?;
+                let peer = admit::check_full(&hello, &key, before.dialled(), peer, &known)?;
                 (Standing::Verified(peer), self.own_hello(&hello))
             }
             Role::Answerer(_) => {
                 let standing = admit::check_caller(&hello, &key, &known)?;
-                admit::check_same(present, &standing)?;
+                admit::check_same(before.standing(), &standing)?;
                 (standing, Vec::new())
             }
         };
-        let hash = *info.handshake_hash();
-        let admitted = Admitted::new(standing, hello, key, dialled, now.clock);
-        let info = admitted.info(hash);
-        self.phase = Phase::Established(admitted, info.clone());
+        let info = before.renewed(standing, key);
+        self.phase = Phase::Established(Admitted::new(info.clone(), hello, now.clock));
         self.channel.proceed(now.mono, answer);
         self.events.push_back(Event::Renewed(info.clone()));
         // Attributes may be others than before.
