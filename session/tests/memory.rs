@@ -1,6 +1,8 @@
 //! What an idle session costs, its channel included. A test of its own, so that
 //! nothing else runs in the process; `FAIRWAY_IDLE=100000` measures as many.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
