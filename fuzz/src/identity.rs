@@ -1,8 +1,8 @@
 //! Credentials, trust sets, signed time, tickets, names.
 
 use fairway_identity::{
-    Address, Clock, Destination, Form, HostPort, RootHash, SignedTime, Signer as _, SpiffeId,
-    Ticket, Uid, VerifiedTrustSet, VerifyingKey,
+    Address, Clock, Destination, Form, HostPort, RelayAddress, RootHash, SignedTime, Signer as _,
+    SpiffeId, Ticket, Uid, VerifiedTrustSet, VerifyingKey,
 };
 
 use crate::Script;
@@ -108,6 +108,7 @@ pub(crate) fn names(data: &[u8]) {
     same::<Address>(text);
     same::<Destination>(text);
     same::<HostPort>(text);
+    same::<RelayAddress>(text);
     same::<VerifyingKey>(text);
     same::<RootHash>(text);
     let _ = Uid::new(text);

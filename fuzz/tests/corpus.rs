@@ -133,6 +133,7 @@ fn seeds(name: &str) -> Seeds {
             ("pod", "db-0.db.factory.svc.fairway.internal:5432"),
             ("own", "authority.fairway.internal"),
             ("ipv6", "[2001:db8::1]:7440"),
+            ("relay", "quic://relay.example:7440"),
             ("too-long-label", &"a".repeat(64)),
         ]),
         "policy" => policies(),
