@@ -5,9 +5,9 @@ use crate::{Time, frame, limits, ranges::RangeSet};
 /// An acknowledgement goes out at the latest after this (SPEC.md section 7).
 pub(crate) const MAX_ACK_DELAY: Time = Time::from_millis(25);
 
-/// ... or when this many bytes are waiting for one: often enough to keep a
-/// sender with a small buffer going, seldom enough to cost nothing.
-const ACK_EVERY: usize = 64 * 1024;
+/// ... or when this many bytes are waiting for one, which is a whole batch: each
+/// ACK by itself wakes every process on the way back.
+const ACK_EVERY: usize = limits::MAX_BATCH * limits::MAX_STREAM_DATA;
 
 /// The packet numbers received, and the acknowledgement that is owed.
 #[derive(Debug, Default)]

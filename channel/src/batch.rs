@@ -8,9 +8,14 @@ use crate::{PathId, limits};
 /// it keeps its memory.
 #[derive(Debug)]
 pub struct Batch {
+    /// All of it is initialised, so that nothing is cleared twice; what counts
+    /// are the first `length` bytes.
     buffer: Vec<u8>,
+    length: usize,
     /// Where each packet (with its headroom) ends.
     ends: Vec<usize>,
+    /// The frames of the record that is being made.
+    frames: Vec<u8>,
     headroom: usize,
     room: usize,
     only: Option<PathId>,
@@ -21,7 +26,9 @@ impl Batch {
     pub fn new(headroom: usize) -> Self {
         Self {
             buffer: Vec::new(),
+            length: 0,
             ends: Vec::new(),
+            frames: Vec::new(),
             headroom,
             room: usize::MAX,
             only: None,
@@ -54,7 +61,7 @@ impl Batch {
     /// every path is taken.
     pub fn clear(&mut self) {
         self.only = None;
-        self.buffer.clear();
+        self.length = 0;
         self.ends.clear();
         self.room = usize::MAX;
     }
@@ -71,7 +78,7 @@ impl Batch {
 
     /// Each packet together with the headroom before it.
     pub fn packets_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        let mut rest = self.buffer.as_mut_slice();
+        let mut rest = &mut self.buffer[..self.length];
         let mut start = 0;
         self.ends.iter().map(move |&end| {
             let (packet, tail) = core::mem::take(&mut rest).split_at_mut(end - start);
@@ -85,31 +92,41 @@ impl Batch {
         self.ends.len() < limits::MAX_BATCH && self.room >= limits::MAX_PACKET
     }
 
-    /// Starts a packet; what is appended to [`Batch::buffer`] from the offset
-    /// that this gives is the packet.
-    pub(crate) fn begin(&mut self) -> usize {
-        self.buffer.resize(self.buffer.len() + self.headroom, 0);
-        self.buffer.len()
+    /// Adds a packet of `length` bytes, all of which the caller writes.
+    pub(crate) fn add(&mut self, length: usize) -> &mut [u8] {
+        let start = self.length + self.headroom;
+        let end = start + length;
+        if self.buffer.len() < end {
+            self.buffer.resize(end, 0);
+        }
+        self.buffer[self.length..start].fill(0);
+        self.length = end;
+        self.ends.push(end);
+        self.room = self.room.saturating_sub(length);
+        &mut self.buffer[start..end]
     }
 
-    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
-        &mut self.buffer
+    /// Takes back the packet that was added last.
+    pub(crate) fn remove_last(&mut self) {
+        self.ends.pop();
+        self.length = self.ends.last().copied().unwrap_or(0);
     }
 
-    /// The packet that began at `start` is complete.
-    pub(crate) fn end(&mut self, start: usize) {
-        self.room = self.room.saturating_sub(self.buffer.len() - start);
-        self.ends.push(self.buffer.len());
+    /// Lends an empty buffer for the frames of a record.
+    pub(crate) fn lend_frames(&mut self) -> Vec<u8> {
+        let mut frames = core::mem::take(&mut self.frames);
+        frames.clear();
+        frames
     }
 
-    /// There is no packet after all.
-    pub(crate) fn abort(&mut self, start: usize) {
-        self.buffer.truncate(start - self.headroom);
+    /// Takes the buffer back, for its memory.
+    pub(crate) fn return_frames(&mut self, frames: Vec<u8>) {
+        self.frames = frames;
     }
 
     /// Everything, contiguous: headroom, packet, headroom, packet, ...
     pub fn as_slice(&self) -> &[u8] {
-        &self.buffer
+        &self.buffer[..self.length]
     }
 }
 
@@ -121,12 +138,10 @@ mod tests {
     fn packets_lie_one_behind_the_other_with_their_headroom() {
         let mut batch = Batch::new(2);
         for text in [&b"first"[..], b"second"] {
-            let start = batch.begin();
-            batch.buffer().extend_from_slice(text);
-            batch.end(start);
+            batch.add(text.len()).copy_from_slice(text);
         }
-        let start = batch.begin();
-        batch.abort(start);
+        batch.add(7);
+        batch.remove_last();
         for packet in batch.packets_mut() {
             packet[..2].copy_from_slice(b"##");
         }
@@ -142,9 +157,7 @@ mod tests {
         assert!(batch.has_room());
         batch.set_room(limits::MAX_PACKET + 3);
         assert!(batch.has_room());
-        let start = batch.begin();
-        batch.buffer().extend_from_slice(&[0; 4]);
-        batch.end(start);
+        batch.add(4);
         assert!(!batch.has_room());
     }
 }

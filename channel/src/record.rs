@@ -1,7 +1,8 @@
 //! Records: frames sealed with AES-256-GCM (SPEC.md section 5).
 //!
-//! The packet number is explicit and never used twice under a key; sealing
-//! and opening happen in place.
+//! The packet number is explicit and never used twice under a key. Sealing
+//! goes from where the data lies to where it is sent from, opening happens in
+//! place: no byte is copied besides.
 
 use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce};
 use bytes::{Buf, Bytes, BytesMut};
@@ -26,6 +27,13 @@ pub(crate) enum Prefix {
 }
 
 impl Prefix {
+    const fn of(attach: Option<&ConnectionId>) -> Self {
+        match attach {
+            None => Self::None,
+            Some(_) => Self::Attach,
+        }
+    }
+
     const fn len(self) -> usize {
         match self {
             Self::None => 0,
@@ -140,42 +148,58 @@ impl Sealer {
         self.bytes
     }
 
-    /// Appends an empty header; the plaintext goes behind it.
-    pub(crate) fn begin(out: &mut Vec<u8>, attach: Option<&ConnectionId>) -> Prefix {
-        let prefix = match attach {
-            None => Prefix::None,
-            Some(id) => {
-                out.push(packet::ATTACH);
-                out.extend_from_slice(id.as_bytes());
-                Prefix::Attach
-            }
-        };
-        out.extend_from_slice(&[0; HEADER_LEN]);
-        prefix
-    }
-
-    /// Seals the record that starts (with its prefix) at `start` and runs to
-    /// the end of `out`. `None` when the key is used up: no number is ever
+    /// Seals a record (an ATTACH, if a connection id is given) whose plaintext
+    /// is `frames` and then `data`, from where they lie into `out`, which has
+    /// [`sealed_len`] bytes. `None` when the key is used up: no number is ever
     /// used twice.
     #[must_use]
-    pub(crate) fn seal(&mut self, out: &mut Vec<u8>, start: usize, prefix: Prefix) -> Option<u64> {
+    pub(crate) fn seal(
+        &mut self,
+        attach: Option<&ConnectionId>,
+        frames: &[u8],
+        data: &[u8],
+        out: &mut [u8],
+    ) -> Option<u64> {
         let number = self.next;
         if self.sealed() >= limits::MAX_KEY_RECORDS || number > limits::MAX_PACKET_NUMBER {
             return None;
         }
         self.next += 1;
-        self.bytes += (out.len() - start) as u64;
-        let (clear, text) = out[start..].split_at_mut(prefix.len() + HEADER_LEN);
-        clear[prefix.len()..].copy_from_slice(&header_of(self.kind, number));
+        self.bytes += out.len() as u64;
+        let (clear, sealed) = out.split_at_mut(Prefix::of(attach).len() + HEADER_LEN);
+        let (prefix, header) = clear.split_at_mut(clear.len() - HEADER_LEN);
+        if let (Some(id), Some((kind, rest))) = (attach, prefix.split_first_mut()) {
+            *kind = packet::ATTACH;
+            rest.copy_from_slice(id.as_bytes());
+        }
+        header.copy_from_slice(&header_of(self.kind, number));
         let nonce = self.cipher.nonce(number);
-        let tag = self
-            .cipher
+        let (sealed_frames, sealed_data) = sealed.split_at_mut(frames.len());
+        let aad = Aad::from(&*clear);
+        self.cipher
             .key()
-            .seal_in_place_separate_tag(nonce, Aad::from(&*clear), text)
-            .expect("a record is far shorter than AES-GCM allows");
-        out.extend_from_slice(tag.as_ref());
+            .seal_out_of_place_scatter(nonce, aad, frames, sealed_frames, data, sealed_data)
+            .expect("`out` has the right length, and a record is shorter than AES-GCM allows");
         Some(number)
     }
+
+    /// The same into a buffer of its own, for tests.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn seal_alone(
+        &mut self,
+        attach: Option<&ConnectionId>,
+        text: &[u8],
+    ) -> Option<Vec<u8>> {
+        let mut out = vec![0xff; sealed_len(attach, text.len())];
+        let (frames, data) = text.split_at(text.len() / 3);
+        self.seal(attach, frames, data, &mut out)?;
+        Some(out)
+    }
+}
+
+/// Bytes of a sealed record (or ATTACH) with `text` bytes of plaintext.
+pub(crate) fn sealed_len(attach: Option<&ConnectionId>, text: usize) -> usize {
+    Prefix::of(attach).len() + HEADER_LEN + text + TAG_LEN
 }
 
 /// Why a record was dropped. Nothing has been allocated or changed.
@@ -331,11 +355,7 @@ mod tests {
     }
 
     fn sealed(sealer: &mut Sealer, text: &[u8]) -> Vec<u8> {
-        let mut out = b"before".to_vec();
-        let prefix = Sealer::begin(&mut out, None);
-        out.extend_from_slice(text);
-        sealer.seal(&mut out, 6, prefix).unwrap();
-        out.split_off(6)
+        sealer.seal_alone(None, text).unwrap()
     }
 
     fn open(opener: &mut Opener, record: &[u8]) -> Result<Opened, Dropped> {
@@ -373,10 +393,7 @@ mod tests {
     fn an_attach_is_no_record_and_a_record_no_attach() {
         let (mut sealer, mut opener) = pair();
         let id = ConnectionId::derive(&[5; 32]);
-        let mut attach = Vec::new();
-        let prefix = Sealer::begin(&mut attach, Some(&id));
-        attach.extend_from_slice(b"text");
-        sealer.seal(&mut attach, 0, prefix).unwrap();
+        let attach = sealer.seal_alone(Some(&id), b"text").unwrap();
         let plain = sealed(&mut sealer, b"text");
 
         let wrapped = [&attach[..ATTACH_PREFIX], &plain].concat();
@@ -431,10 +448,10 @@ mod tests {
     fn a_used_up_key_seals_no_more_until_the_next() {
         let (mut sealer, _) = pair();
         sealer.next = limits::MAX_KEY_RECORDS;
-        let mut out = vec![0; HEADER_LEN];
-        assert_eq!(sealer.seal(&mut out, 0, Prefix::None), None);
+        let mut out = [0; limits::RECORD_OVERHEAD];
+        assert_eq!(sealer.seal(None, &[], &[], &mut out), None);
         sealer.switch(&key(2));
-        let number = sealer.seal(&mut out, 0, Prefix::None);
+        let number = sealer.seal(None, &[], &[], &mut out);
         assert_eq!(number, Some(limits::MAX_KEY_RECORDS));
     }
 }

@@ -55,30 +55,41 @@ impl Buffer {
         }
     }
 
-    /// Copies `length` bytes from `offset`, all of which are in the buffer.
-    fn copy_out(&mut self, offset: u64, length: usize, out: &mut Vec<u8>) {
+    /// Moves the cursor to the chunk in which `offset` lies.
+    fn seek(&mut self, offset: u64) {
         if offset < self.cursor.start {
             self.cursor = Cursor {
                 chunk: 0,
                 start: self.base,
             };
         }
+        while let Some(bytes) = self.chunks.get(self.cursor.chunk)
+            && offset - self.cursor.start >= bytes.len() as u64
+        {
+            self.cursor.chunk += 1;
+            self.cursor.start += bytes.len() as u64;
+        }
+    }
+
+    /// `length` bytes from `offset` without a copy, if they are in one chunk.
+    fn slice(&mut self, offset: u64, length: usize) -> Option<Bytes> {
+        self.seek(offset);
+        let bytes = self.chunks.get(self.cursor.chunk)?;
+        let skip = (offset - self.cursor.start) as usize;
+        (bytes.len() - skip >= length).then(|| bytes.slice(skip..skip + length))
+    }
+
+    /// Copies `length` bytes from `offset`, all of which are in the buffer.
+    fn copy_out(&mut self, offset: u64, length: usize, out: &mut Vec<u8>) {
         let (mut offset, mut left) = (offset, length);
         while left > 0 {
+            self.seek(offset);
             let Cursor { chunk, start } = self.cursor;
             let bytes: &[u8] = match self.chunks.get(chunk) {
                 Some(bytes) => bytes,
                 None => &self.tail,
             };
             let skip = (offset - start) as usize;
-            if skip >= bytes.len() {
-                debug_assert!(chunk < self.chunks.len(), "the bytes are in the buffer");
-                self.cursor = Cursor {
-                    chunk: chunk + 1,
-                    start: start + bytes.len() as u64,
-                };
-                continue;
-            }
             let take = left.min(bytes.len() - skip);
             out.extend_from_slice(&bytes[skip..skip + take]);
             offset += take as u64;
@@ -319,6 +330,11 @@ impl SendHalf {
         self.credit.spend(length);
         channel.spend(length);
         Ok(self.piece(offset, length as usize, false))
+    }
+
+    /// The piece's bytes without a copy, if they lie together.
+    pub(crate) fn slice(&mut self, piece: Piece) -> Option<Bytes> {
+        self.buffer.slice(piece.offset, piece.length)
     }
 
     /// Appends the piece's bytes.

@@ -76,6 +76,9 @@ async fn upward(
         let data = buffer.data.split().freeze();
         *count += data.len() as u64;
         send.write_chunk(data).await.map_err(End::Stream)?;
+        // It is sent before more is read: what waits for long has left the
+        // processor's caches by the time it is sealed.
+        tokio::task::yield_now().await;
     }
 }
 

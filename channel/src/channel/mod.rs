@@ -438,21 +438,17 @@ fn jitter(seed: &[u8; 32]) -> u8 {
 impl Channel {
     /// A record of this end with any plaintext, sealed with the true key.
     pub(crate) fn seal_raw(&mut self, plaintext: &[u8]) -> Option<BytesMut> {
-        let mut out = Vec::new();
-        let prefix = crate::record::Sealer::begin(&mut out, None);
-        out.extend_from_slice(plaintext);
-        self.keys.as_mut()?.sealer.seal(&mut out, 0, prefix)?;
-        Some(BytesMut::from(&out[..]))
+        let record = self.keys.as_mut()?.sealer.seal_alone(None, plaintext)?;
+        Some(BytesMut::from(&record[..]))
     }
 
     /// An ATTACH of this end with any plaintext, sealed with the true key.
     #[cfg(test)]
     pub(crate) fn seal_attach(&mut self, plaintext: &[u8]) -> Option<BytesMut> {
-        let (id, mut out) = (self.connection_id()?, Vec::new());
-        let prefix = crate::record::Sealer::begin(&mut out, Some(&id));
-        out.extend_from_slice(plaintext);
-        self.keys.as_mut()?.sealer.seal(&mut out, 0, prefix)?;
-        Some(BytesMut::from(&out[..]))
+        let id = self.connection_id()?;
+        let keys = self.keys.as_mut()?;
+        let record = keys.sealer.seal_alone(Some(&id), plaintext)?;
+        Some(BytesMut::from(&record[..]))
     }
 }
 

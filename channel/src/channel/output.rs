@@ -1,5 +1,7 @@
 //! What goes out: the batch, its records, and what is in them.
 
+use bytes::Bytes;
+
 use super::{
     Channel,
     phase::{Keys, Phase},
@@ -9,9 +11,10 @@ use crate::{
     flow::Pace,
     frame::Frame,
     limits,
-    record::{HEADER_LEN, Sealer},
+    path::ConnectionId,
+    record::{self, Sealer},
     recovery::{Cargo, Carried},
-    streams::{Filled, Streams},
+    streams::Streams,
 };
 
 impl Channel {
@@ -33,9 +36,7 @@ impl Channel {
             && batch.has_room()
             && let Some(packet) = &greeting.packet
         {
-            let start = batch.begin();
-            batch.buffer().extend_from_slice(packet);
-            batch.end(start);
+            batch.add(packet.len()).copy_from_slice(packet);
             greeting.due = false;
             greeting.sent_at = self.now;
         }
@@ -56,22 +57,19 @@ impl Channel {
         if !batch.takes(candidate.path) || !batch.has_room() {
             return None;
         }
-        let start = batch.begin();
-        let out = batch.buffer();
-        let prefix = Sealer::begin(out, self.initiator.then_some(&id));
-        self.acks.put(out, self.now);
+        let mut frames = batch.lend_frames();
+        self.acks.put(&mut frames, self.now);
         if let Some(answer) = candidate.answer.take() {
-            Frame::PathResponse(answer).put(out);
+            Frame::PathResponse(answer).put(&mut frames);
         }
-        Frame::PathChallenge(candidate.challenge).put(out);
+        Frame::PathChallenge(candidate.challenge).put(&mut frames);
         candidate.due = false;
         candidate.sends += 1;
         candidate.sent_at = self.now;
-        if keys.sealer.seal(out, start, prefix).is_none() {
-            batch.abort(start);
-            return None;
-        }
-        batch.end(start);
+        let attach = self.initiator.then_some(&id);
+        let number = seal(&mut keys.sealer, attach, &frames, &[], batch);
+        batch.return_frames(frames);
+        number?;
         Some(candidate.path)
     }
 
@@ -105,24 +103,15 @@ impl Channel {
             let text = "the channel's key has sealed as many records as it may";
             self.end(ClosedBy::Protocol, Reason::new(Code::KEY_EXHAUSTED, text));
         }
-        let start = batch.begin();
-        let out = batch.buffer();
-        let prefix = Sealer::begin(out, None);
         let mut cargo = Cargo::default();
-        self.fill_frames(out, start + HEADER_LEN, &mut cargo);
-        let Some(keys) = &mut self.keys else {
-            batch.abort(start);
+        let mut frames = batch.lend_frames();
+        let data = self.fill_frames(&mut frames, &mut cargo);
+        let keys = self.keys.as_mut().filter(|_| !frames.is_empty());
+        let number = keys.and_then(|keys| seal(&mut keys.sealer, None, &frames, &data, batch));
+        batch.return_frames(frames);
+        let Some(number) = number else {
             return false;
         };
-        if out.len() == start + HEADER_LEN {
-            batch.abort(start);
-            return false;
-        }
-        let Some(number) = keys.sealer.seal(out, start, prefix) else {
-            batch.abort(start);
-            return false;
-        };
-        batch.end(start);
         if cargo.eliciting {
             self.recovery.on_sent(number, cargo, self.now);
         }
@@ -130,13 +119,14 @@ impl Channel {
         true
     }
 
-    /// Appends frames from `start` on.
-    fn fill_frames(&mut self, out: &mut Vec<u8>, start: usize, cargo: &mut Cargo) {
+    /// Appends the frames of a record to `out`. The answer is the data that the
+    /// last of them ends with, where it need not be copied.
+    fn fill_frames(&mut self, out: &mut Vec<u8>, cargo: &mut Cargo) -> Bytes {
         if let Phase::Closed(closing) = &mut self.phase {
             closing.put(out);
-            return;
+            return Bytes::new();
         }
-        let end = start + limits::MAX_RECORD_PLAINTEXT;
+        let end = limits::MAX_RECORD_PLAINTEXT;
         if self.acks.is_owed()
             && let Some(largest) = self.acks.put(out, self.now)
         {
@@ -146,7 +136,7 @@ impl Channel {
             Frame::PathResponse(answer).put(out);
         }
         if !self.may_send_more() {
-            return;
+            return Bytes::new();
         }
         if core::mem::take(&mut self.owes.settings) {
             Frame::Settings(Streams::settings(&self.config)).put(out);
@@ -174,9 +164,7 @@ impl Channel {
             now: self.now,
             rtt: self.recovery.rtt(),
         };
-        match self.streams.fill(out, end, cargo, pace) {
-            Filled::Full | Filled::Drained => {}
-        }
+        self.streams.fill(out, end, cargo, pace)
     }
 
     pub(super) fn next_timeout(&self) -> Option<Time> {
@@ -193,4 +181,20 @@ impl Channel {
         .flatten()
         .min()
     }
+}
+
+/// Seals a record into the batch; its number.
+fn seal(
+    sealer: &mut Sealer,
+    attach: Option<&ConnectionId>,
+    frames: &[u8],
+    data: &[u8],
+    batch: &mut Batch,
+) -> Option<u64> {
+    let out = batch.add(record::sealed_len(attach, frames.len() + data.len()));
+    let number = sealer.seal(attach, frames, data, out);
+    if number.is_none() {
+        batch.remove_last();
+    }
+    number
 }

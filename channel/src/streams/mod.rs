@@ -14,7 +14,6 @@ use std::{
 
 use bytes::Bytes;
 
-pub(crate) use self::outgoing::Filled;
 use self::schedule::{Place, Schedule};
 use crate::{
     Code, Event, OpenError, Priority, ReadOutcome, Reason, StreamError, StreamId, config,

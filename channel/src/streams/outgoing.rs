@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 use super::{Counts, Stream, Streams};
 use crate::{
     Event, StreamId,
@@ -16,17 +18,10 @@ use crate::{
 const FRAME_MAX: usize = limits::MAX_OPEN_HEADER + 16;
 const SMALL_FRAME_MAX: usize = limits::MAX_REASON + 32;
 const STREAM_HEADER_MAX: usize = 24;
-/// Less data than this is not worth a STREAM frame at the end of a record.
-const MIN_PIECE: usize = 64;
-
-/// What became of a record that was being filled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Filled {
-    /// There may be more for the next record.
-    Full,
-    /// All that can be sent now is in it.
-    Drained,
-}
+/// Less data than this is not worth a STREAM frame at the end of a record: a
+/// full piece stands alone, so that it is sealed from where it lies and handed
+/// on as it came.
+const MIN_PIECE: usize = 1024;
 
 impl Streams {
     /// Something that belongs to streams arrived or was lost.
@@ -151,16 +146,17 @@ impl Streams {
             || self.shared.allowance.wants_raise()
     }
 
-    /// Appends frames until `out` has `end` bytes or there is nothing left.
+    /// Appends frames until `out` has `end` bytes or there is nothing left. The
+    /// answer is the data of the last one, where it need not be copied.
     pub(crate) fn fill(
         &mut self,
         out: &mut Vec<u8>,
         end: usize,
         cargo: &mut Cargo,
         pace: Pace,
-    ) -> Filled {
+    ) -> Bytes {
         if end - out.len() < SMALL_FRAME_MAX {
-            return Filled::Full;
+            return Bytes::new();
         }
         if core::mem::take(&mut self.owes_max_data) || self.shared.allowance.wants_raise() {
             Frame::MaxData(self.shared.allowance.raise(pace)).put(out);
@@ -188,21 +184,25 @@ impl Streams {
                 counts: &mut self.counts,
             };
             let filled = stream.fill(id, out, cargo, &mut common);
-            let more = filled == StreamFilled::More;
-            let sent = out.len() - before;
+            let (more, is_starved, data) = match filled {
+                StreamFilled::Done => (false, false, Bytes::new()),
+                StreamFilled::Starved => (false, true, Bytes::new()),
+                StreamFilled::More => (true, false, Bytes::new()),
+                StreamFilled::Ends(data) => (true, false, data),
+            };
+            let sent = out.len() - before + data.len();
             busy.ready.settle(turn, &mut stream.place, sent, more);
-            if filled == StreamFilled::Starved && !core::mem::replace(&mut stream.starved, true) {
+            if is_starved && !core::mem::replace(&mut stream.starved, true) {
                 busy.starved.push(id);
             }
             if more {
-                return Filled::Full;
+                return data;
             }
         }
-        Filled::Drained
+        Bytes::new()
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum StreamFilled {
     /// Nothing more to send for now.
     Done,
@@ -210,6 +210,8 @@ enum StreamFilled {
     Starved,
     /// The record is full.
     More,
+    /// The record is full, and ends with this data.
+    Ends(Bytes),
 }
 
 /// What the streams of a channel have in common when they fill a record.
@@ -250,7 +252,6 @@ impl Stream {
                 Err(NoPiece::ChannelCredit) => return StreamFilled::Starved,
             };
             frame::put_stream_header(out, id, piece.offset, piece.fin, piece.length);
-            self.send.copy_out(piece, out);
             match piece.again {
                 true => common.counts.again += piece.length as u64,
                 false => common.counts.out += piece.length as u64,
@@ -261,6 +262,12 @@ impl Stream {
                 length: piece.length as u32,
                 fin: piece.fin,
             });
+            if room - piece.length < MIN_PIECE
+                && let Some(data) = self.send.slice(piece)
+            {
+                return StreamFilled::Ends(data);
+            }
+            self.send.copy_out(piece, out);
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{
     frame::{self, Frame, RenewPart, Settings},
     handshake::{EpochSecret, Established, Initiator, NOISE_NAME, Responder},
     packet::{self, FirstHeader},
-    record::{HEADER_LEN, Prefix, RecordKey, Sealer},
+    record::{RecordKey, Sealer},
     varint,
 };
 
@@ -177,16 +177,13 @@ impl Run<'_> {
 fn attach(established: &Established) -> Value {
     let mut sealer = Sealer::new(&established.to_responder);
     for _ in 0..3 {
-        let mut out = vec![0; HEADER_LEN];
-        sealer.seal(&mut out, 0, Prefix::None).unwrap();
+        sealer.seal_alone(None, &[]).unwrap();
     }
     let id = ConnectionId::derive(&established.hash);
     let mut plaintext = Vec::new();
     Frame::PathChallenge(*b"eight by").put(&mut plaintext);
-    let mut out = Vec::new();
-    let prefix = Sealer::begin(&mut out, Some(&id));
-    out.extend_from_slice(&plaintext);
-    let number = sealer.seal(&mut out, 0, prefix).unwrap();
+    let number = sealer.next_number();
+    let out = sealer.seal_alone(Some(&id), &plaintext).unwrap();
     json!({ "number": number, "plaintext": hex(&plaintext), "packet": hex(&out) })
 }
 
@@ -231,14 +228,10 @@ fn renewal(before: &EpochSecret, secret: &[u8], public: &[u8], ml_kem: &Value) -
     // Packet numbers go on; only the type byte and the key change.
     let mut sealer = Sealer::new(&established.to_responder);
     for _ in 0..10 {
-        let mut out = vec![0; HEADER_LEN];
-        sealer.seal(&mut out, 0, Prefix::None).unwrap();
+        sealer.seal_alone(None, &[]).unwrap();
     }
     sealer.switch(&established.to_responder);
-    let mut record = Vec::new();
-    let prefix = Sealer::begin(&mut record, None);
-    record.push(1);
-    sealer.seal(&mut record, 0, prefix).unwrap();
+    let record = sealer.seal_alone(None, &[1]).unwrap();
     let (key, iv) = established.to_responder.expose();
     let (other_key, other_iv) = established.to_initiator.expose();
     json!({
@@ -276,10 +269,8 @@ fn direction(key: &RecordKey) -> Value {
         .into_iter()
         .map(|plaintext| {
             let number = sealer.next_number();
-            let mut out = Vec::new();
-            let prefix = Sealer::begin(&mut out, None);
-            out.extend_from_slice(&unhex(&json!(plaintext)));
-            sealer.seal(&mut out, 0, prefix).unwrap();
+            let text = unhex(&json!(plaintext));
+            let out = sealer.seal_alone(None, &text).unwrap();
             json!({ "number": number, "plaintext": plaintext, "packet": hex(&out) })
         })
         .collect();
