@@ -27,6 +27,9 @@ struct Args {
     /// Idle streams.
     #[arg(long, default_value_t = 1_000)]
     idle: usize,
+    /// Streams that come and go before all is measured once more; 0 to leave it out.
+    #[arg(long, default_value_t = 15_000)]
+    ageing: usize,
     /// Measure this chain only: fairway, haproxy-plain or haproxy-tls.
     #[arg(long)]
     only: Option<String>,
@@ -41,6 +44,7 @@ async fn main() -> Result<()> {
         pings: args.pings,
         opens: args.opens,
         idle: args.idle,
+        ageing: args.ageing,
     };
     // Also for the processes that are started here.
     fairway_daemon::raise_open_files_limit();

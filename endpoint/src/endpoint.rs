@@ -6,11 +6,12 @@ use std::sync::Arc;
 use fairway_daemon::Acceptor;
 use fairway_identity::{Address, SpiffeId};
 use fairway_session::{Grant, Local, Now, OpenRequest, Refusal, Rules, code};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::authority::{keep_credential, keep_watching};
 use crate::config::CredentialSource;
 use crate::conn::Conn;
+use crate::early::Early;
 use crate::front::{Front, accept_links};
 use crate::limits::CLOSE_TIMEOUT;
 use crate::link::LinkState;
@@ -103,7 +104,26 @@ impl Endpoint {
     ///
     /// Says who refused, or what was waited for in vain.
     pub async fn open(&self, to: &Address, request: OpenRequest) -> Result<Stream, OpenError> {
-        self.node.open(to, request).await
+        self.node.open(to, request, None).await
+    }
+
+    /// As [`open`](Self::open) for a local connection: what it says before the
+    /// peer's yes (at most [`EARLY_MAX`](crate::limits::EARLY_MAX) bytes) goes
+    /// along with the question. The answer is the stream and how many bytes
+    /// were taken.
+    ///
+    /// # Errors
+    ///
+    /// Says who refused, or what was waited for in vain.
+    pub async fn open_from(
+        &self,
+        local: &TcpStream,
+        to: &Address,
+        request: OpenRequest,
+    ) -> Result<(Stream, usize), OpenError> {
+        let mut early = Early::new(local);
+        let stream = self.node.open(to, request, Some(&mut early)).await?;
+        Ok((stream, early.n_sent()))
     }
 
     /// The client of the authority.

@@ -19,6 +19,7 @@ mod clock;
 mod config;
 mod conn;
 mod dial;
+mod early;
 mod endpoint;
 mod error;
 mod front;

@@ -93,6 +93,9 @@ pub const WRITE_SLICES_MAX: usize = 64;
 /// Copied by one `poll_write` of the `AsyncWrite` form; `write_chunk` copies nothing.
 pub const WRITE_COPY_MAX: usize = 64 * 1024;
 
+/// What a caller may say before the peer's yes: the head of a request.
+pub const EARLY_MAX: usize = 4 * 1024;
+
 /// Batches that one session may send before the others on its link have a turn.
 pub const BATCHES_PER_SESSION: usize = 2;
 

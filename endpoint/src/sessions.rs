@@ -10,6 +10,7 @@ use fairway_session::OpenRequest;
 use tokio::sync::{Semaphore, watch};
 
 use crate::conn::Conn;
+use crate::early::Early;
 use crate::limits::{DIALS_MAX, OPEN_TIMEOUT};
 use crate::node::{Node, lock};
 use crate::{OpenError, Stream, StreamError};
@@ -70,9 +71,10 @@ impl Node {
         self: &Arc<Self>,
         to: &Address,
         request: OpenRequest,
+        early: Option<&mut Early<'_>>,
     ) -> Result<Stream, OpenError> {
         let phase = Phase::default();
-        let opening = self.open_unbounded(to, request, &phase);
+        let opening = self.open_unbounded(to, request, early, &phase);
         tokio::select! {
             opened = tokio::time::timeout(OPEN_TIMEOUT, opening) => {
                 opened.unwrap_or_else(|_| Err(self.timed_out(to, &phase)))
@@ -85,17 +87,20 @@ impl Node {
         self: &Arc<Self>,
         to: &Address,
         request: OpenRequest,
+        mut early: Option<&mut Early<'_>>,
         phase: &Phase,
     ) -> Result<Stream, OpenError> {
         // A session that was there may end just now; a new one tells.
         let (conn, is_fresh) = self.session(to, phase).await?;
-        match try_open(&conn, request.clone(), phase).await {
-            Err(OpenError::SessionClosed(_)) if !is_fresh => {}
+        let opened = try_open(&conn, request.clone(), early.as_deref_mut(), phase).await;
+        let is_unheard = early.as_ref().is_none_or(|early| early.n_sent() == 0);
+        match opened {
+            Err(OpenError::SessionClosed(_)) if !is_fresh && is_unheard => {}
             result => return result,
         }
         self.sessions.forget(to, &conn);
         let (conn, _) = self.session(to, phase).await?;
-        try_open(&conn, request, phase).await
+        try_open(&conn, request, early, phase).await
     }
 
     /// The session with `to`, and whether it was made for this call.
@@ -234,11 +239,16 @@ impl Entry {
 async fn try_open(
     conn: &Arc<Conn>,
     request: OpenRequest,
+    early: Option<&mut Early<'_>>,
     phase: &Phase,
 ) -> Result<Stream, OpenError> {
     let mut stream = conn.open(&request).await?;
     phase.set(Phase::ACCEPT);
-    match stream.accepted().await {
+    let answer = match early {
+        Some(early) => early.accepted(&mut stream).await,
+        None => stream.accepted().await,
+    };
+    match answer {
         Ok(()) => Ok(stream),
         Err(
             StreamError::Reset(refusal)

@@ -167,7 +167,7 @@ impl Streams {
             cargo.push(Carried::MaxStreams);
         }
         let Some(busy) = &mut self.busy else {
-            return Filled::Drained;
+            return Bytes::new();
         };
         while let Some(turn) = busy.ready.next() {
             let id = turn.stream;

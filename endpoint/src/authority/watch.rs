@@ -58,7 +58,10 @@ async fn watch(
         CredentialSource::Anonymous
         | CredentialSource::Device { .. }
         | CredentialSource::Workload { .. } => {
-            match node.open(&Address::Authority, OpenRequest::control()).await {
+            match node
+                .open(&Address::Authority, OpenRequest::control(), None)
+                .await
+            {
                 Ok(mut stream) => follow(node, &mut stream, subscriber, backoff).await,
                 Err(error) => Err(error.into()),
             }

@@ -157,13 +157,19 @@ impl Inlet {
             *port,
         );
         let request = OpenRequest::port(*port);
-        match self.endpoint.open(address, request).await {
-            Ok(stream) => {
+        match self.endpoint.open_from(&socket, address, request).await {
+            Ok((stream, n_sent)) => {
                 connection.peer(stream.peer());
-                let joined = join(socket, stream, Bytes::new()).await;
+                let mut joined = join(socket, stream, Bytes::new()).await;
+                joined.to_peer += n_sent as u64;
                 connection.joined(joined);
             }
-            Err(error) => connection.end(End::not_opened(&error)),
+            Err(error) => {
+                // Reset, and not closed like one that was served, though all of
+                // it may have been read.
+                let _ = socket.set_zero_linger();
+                connection.end(End::not_opened(&error));
+            }
         }
     }
 }
