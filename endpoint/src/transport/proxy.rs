@@ -105,7 +105,7 @@ impl HttpProxy {
             .send_request(request.body(Empty::<bytes::Bytes>::new())?)
             .await;
         let answer = match answer {
-            Ok(answer) if answer.status() == StatusCode::OK => answer,
+            Ok(answer) if answer.status().is_success() => answer,
             Ok(answer) => {
                 connection.abort();
                 return Err(match answer.status() {

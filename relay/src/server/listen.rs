@@ -274,7 +274,9 @@ async fn accept_quic(endpoint: &quinn::Endpoint, shared: &Arc<Shared>, drain: &D
         let is_busy = shared.gate.n_half_open() >= limits::QUIC_RETRY_ABOVE;
         if is_busy && !incoming.remote_address_validated() {
             // Costs nothing here, and shows that the sender is where it says.
-            let _ = incoming.retry();
+            if incoming.retry().is_ok() {
+                shared.metrics.quic_retries.inc();
+            }
             continue;
         }
         shared.metrics.links_accepted.inc();

@@ -17,6 +17,7 @@ pub struct Metrics {
     pub(super) half_open: Gauge,
     pub(super) queued_bytes: Gauge,
     pub(super) links_accepted: Counter,
+    pub(super) quic_retries: Counter,
     pub(super) connections_refused: Family<ReasonLabel, Counter>,
     pub(super) links_failed: Family<ReasonLabel, Counter>,
     pub(super) links_ended: Family<ReasonLabel, Counter>,
@@ -137,6 +138,11 @@ impl Metrics {
         }
         for (name, help, counter) in [
             ("links_accepted", "Connections accepted", &m.links_accepted),
+            (
+                "quic_retries",
+                "QUIC connections that had to show their address first",
+                &m.quic_retries,
+            ),
             ("received_bytes", "Bytes read from links", &m.bytes_received),
             ("sent_bytes", "Bytes written to links", &m.bytes_sent),
             (

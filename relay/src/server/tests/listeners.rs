@@ -154,6 +154,32 @@ async fn who_comes_in_crowds_gives_way_to_the_next_on_every_listener() {
 }
 
 #[tokio::test]
+async fn in_a_crowd_who_comes_by_quic_shows_where_they_are() {
+    let listening = Listening::start(1_000).await;
+    drop(listening.quic().await);
+    assert_eq!(listening.relay.metrics.quic_retries.get(), 0);
+    listening.relay.settle("/half_open_links", 0).await;
+    let mut silent = Vec::new();
+    for _ in 0..=crate::limits::QUIC_RETRY_ABOVE {
+        silent.push(TcpStream::connect(listening.relay.address).await.unwrap());
+    }
+    let n_half_open = silent.len();
+    listening
+        .relay
+        .settle("/half_open_links", n_half_open)
+        .await;
+    let (_endpoint, connection) = listening.quic().await;
+    assert_eq!(listening.relay.metrics.quic_retries.get(), 1);
+    let (mut send, _recv) = connection.open_bi().await.unwrap();
+    send.write_all(&[0; 4]).await.unwrap();
+    let n_half_open = n_half_open + 1;
+    listening
+        .relay
+        .settle("/half_open_links", n_half_open)
+        .await;
+}
+
+#[tokio::test]
 async fn who_speaks_another_protocol_is_refused_by_tls() {
     let listening = Listening::start(100).await;
     let socket = TcpStream::connect(listening.relay.tls.unwrap())

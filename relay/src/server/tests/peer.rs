@@ -38,6 +38,7 @@ pub(super) struct Relay {
     pub(super) quic: Option<SocketAddr>,
     pub(super) domain: Domain,
     pub(super) inspector: Inspector,
+    pub(super) metrics: Metrics,
     pub(super) drain: Drain,
     pub(super) identity: watch::Sender<Identity>,
     pub(super) running: JoinHandle<()>,
@@ -76,9 +77,8 @@ impl Relay {
         let (identity, changes) = watch::channel(Identity::new(local, &Rules::default()));
         let began = Instant::now();
         let source = IdentitySource::new(changes, move || now(began));
-        let server = Server::bind(config, source, Metrics::default())
-            .await
-            .unwrap();
+        let metrics = Metrics::default();
+        let server = Server::bind(config, source, metrics.clone()).await.unwrap();
         let (address, inspector) = (server.local_addr().unwrap(), server.inspector());
         let (tls, quic) = (server.tls_addr(), server.quic_addr());
         let drain = Drain::new();
@@ -89,6 +89,7 @@ impl Relay {
             quic,
             domain,
             inspector,
+            metrics,
             drain,
             identity,
             running,
