@@ -23,7 +23,7 @@ use crate::grant::{Denied, Grant};
 use crate::hello::Hello;
 use crate::limits::NAMES_MAX;
 use crate::live::{Half, Live};
-use crate::local::{Admit, Local, Now, Rules};
+use crate::local::{Admit, Credential, Local, Now, Rules};
 use crate::open::{OpenRequest, OpenTarget};
 use crate::peer::{PeerInfo, Standing};
 
@@ -34,6 +34,9 @@ pub struct Session {
     local: Local,
     /// Came during the handshake, and is put to use after it.
     next_local: Option<Box<Local>>,
+    /// What goes with the key of the renewal that this side has begun; it may
+    /// have a newer one by the time it shows it.
+    begun_with: Option<Arc<Credential>>,
     role: Role,
     phase: Phase,
     live: Arc<Live>,
@@ -164,6 +167,7 @@ impl Session {
             channel,
             local,
             next_local: None,
+            begun_with: None,
             role,
             phase: Phase::Unknown,
             live: Arc::new(Live::new(rules)),
@@ -523,7 +527,7 @@ impl Session {
         let (phase, answer) = match (&self.role, phase, last) {
             (Role::Dialler(_), Phase::Unknown, false) => {
                 let peer = admit::check_lean(&hello, &key, &dialled, &known)?;
-                (Phase::LeanChecked(peer), self.own_hello(&hello))
+                (Phase::LeanChecked(peer), self.own_hello(&hello, self.full_credential()))
             }
             (Role::Dialler(_), Phase::LeanChecked(lean), true) => {
                 let peer = admit::check_full(&hello, &key, &dialled, &lean, &known)?;
@@ -536,7 +540,7 @@ impl Session {
             }
             (Role::Answerer(_), Phase::Unknown, true) => {
                 let standing = admit::check_caller(&hello, &key, &known)?;
-                let answer = self.own_hello(&hello);
+                let answer = self.own_hello(&hello, self.full_credential());
                 let info = PeerInfo::new(standing, key, self.hash()?, hello.instance, dialled);
                 (
                     Phase::Admitted(Admitted::new(info, hello, now.clock)),
@@ -567,15 +571,15 @@ impl Session {
         hash.ok_or_else(|| Refusal::new(code::MALFORMED, "no handshake hash"))
     }
 
-    /// This side's full credential, and the trust set if `theirs` is older.
-    fn own_hello(&self, theirs: &Hello) -> Vec<u8> {
+    /// This credential of this side's, and the trust set if `theirs` is older.
+    fn own_hello(&self, theirs: &Hello, credential: Option<Vec<u8>>) -> Vec<u8> {
         let trust = self.local.trust.as_ref().map(VerifiedTrustSet::bytes);
         let known = trust == theirs.trust_set.as_deref();
         // In its HELLO frame the answering side repeats nothing: the dialler
         // has seen the trust set in message 2.
         let send_trust = !known && matches!(self.role, Role::Dialler(_));
         Hello {
-            credential: self.full_credential(),
+            credential,
             trust_set: trust.filter(|_| send_trust).map(<[u8]>::to_vec),
             instance: self.local.instance,
         }

@@ -149,11 +149,19 @@ impl Authority {
     /// # Panics
     /// More are revoked than a list may hold.
     pub fn revoke(&mut self, id: &SpiffeId, before: UnixSeconds) {
+        self.revoke_uid(uid(id), before);
+    }
+
+    /// The same by UID.
+    ///
+    /// # Panics
+    /// More are revoked than a list may hold.
+    pub fn revoke_uid(&mut self, uid: Uid, before: UnixSeconds) {
         let revocation = Revocation {
             issued_before: before,
             keep_until: before.plus(2 * LIFETIME),
         };
-        self.revoked.insert(uid(id), revocation).expect("room");
+        self.revoked.insert(uid, revocation).expect("room");
     }
 
     /// The newest revocations.

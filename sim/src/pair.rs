@@ -1,13 +1,13 @@
 //! Two channels, one clock.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::BytesMut;
-use fairway_channel::{Batch, Channel, Config, Event, Output, StaticSecret, Time};
+use fairway_channel::{Batch, Channel, Config, Event, Output, PathId, StaticSecret, Time};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::{Conditions, Flying, Net, Side};
+use crate::{Conditions, Net, Side};
 
 /// More steps than any test needs: a run that takes more has come to no end.
 const MAX_STEPS: u64 = 5_000_000;
@@ -32,7 +32,9 @@ pub struct Pair {
     /// The simulated time.
     pub now: Time,
     /// The net between the two.
-    pub net: Net,
+    pub net: Net<(Side, PathId)>,
+    /// Nothing that is sent on these paths arrives.
+    pub dead: BTreeSet<PathId>,
     /// The dice, for tests that need some too.
     pub random: ChaCha8Rng,
     /// The end that dials.
@@ -71,6 +73,7 @@ impl Pair {
         Self {
             now: Time::ZERO,
             net: Net::new(conditions),
+            dead: BTreeSet::new(),
             random,
             initiator: End::new(initiator, secret_a),
             responder: End::new(responder, secret_b),
@@ -109,7 +112,7 @@ impl Pair {
             return false;
         };
         self.now = self.now.max(next);
-        while let Some(Flying { to, path, packet }) = self.net.receive(self.now) {
+        while let Some(((to, path), packet)) = self.net.receive(self.now) {
             let now = self.now;
             let packet = BytesMut::from(&packet[..]);
             self.end(to).channel.handle_input(now, path, packet);
@@ -139,6 +142,12 @@ impl Pair {
             }
         }
         Ok(())
+    }
+
+    /// A path dies with all that is on its way there.
+    pub fn kill(&mut self, path: PathId) {
+        self.dead.insert(path);
+        self.net.lose(|&(_, on)| on == path);
     }
 
     /// Lets this much time pass.
@@ -182,10 +191,13 @@ impl Pair {
                     return;
                 }
             };
+            let cut = self.net.cut;
+            self.net.cut |= self.dead.contains(&path);
             for packet in batch.packets_mut() {
-                self.net
-                    .send(now, side.other(), path, &packet[8..], &mut self.random);
+                let to = (side.other(), path);
+                self.net.send(now, to, &packet[8..], &mut self.random);
             }
+            self.net.cut = cut;
             batch.clear();
             self.batch = batch;
         }

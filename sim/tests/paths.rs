@@ -103,9 +103,9 @@ impl Run {
         let active = self.pair.initiator.channel.active_path();
         match (self.pair.random.random_range(0..3), active) {
             (0, _) | (_, None) => {}
-            (1, Some(path)) => self.pair.net.kill(path),
+            (1, Some(path)) => self.pair.kill(path),
             (_, Some(path)) => {
-                self.pair.net.kill(path);
+                self.pair.kill(path);
                 for side in SIDES {
                     let channel = &mut self.pair.end(side).channel;
                     if let Some(active) = channel.active_path() {
@@ -278,7 +278,7 @@ fn a_channel_outlives_many_renewals_on_a_bad_network() {
 fn a_channel_that_nobody_fetches_ends_after_its_time() {
     let mut pair = Pair::new(7, Conditions::perfect());
     pair.connect().expect("a handshake");
-    pair.net.kill(PathId::FIRST);
+    pair.kill(PathId::FIRST);
     let now = pair.now;
     pair.initiator.channel.path_lost(now, PathId::FIRST);
     pair.responder.channel.path_lost(now, PathId::FIRST);

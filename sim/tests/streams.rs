@@ -347,7 +347,7 @@ fn a_minute_without_a_net_loses_nothing() {
     traffic.turn();
     traffic.pair.step();
     traffic.pair.net.cut = true;
-    traffic.pair.net.lose_all();
+    traffic.pair.net.lose(|_| true);
     traffic.pair.run_for(Time::from_secs(60));
     traffic.pair.net.cut = false;
     traffic.run(Time::from_secs(30));

@@ -71,6 +71,11 @@ impl Channel {
         self.keys.as_ref().map(|keys| keys.epoch)
     }
 
+    /// Whether a renewal is under way.
+    pub fn is_renewing(&self) -> bool {
+        self.renewing.under_way.is_some()
+    }
+
     /// Renews the keys, and shows the peer who this side is now: `secret` may
     /// be another than before. Nothing waits meanwhile. [`Event::RenewalHello`]
     /// and [`Event::Renewed`] follow. If a renewal is under way already,

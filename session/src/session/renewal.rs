@@ -24,16 +24,26 @@ impl Session {
             return;
         }
         match self.role {
-            Role::Dialler(_) => match self.channel.renew(now.mono, &self.local.secret) {
-                // One that is under way is followed by another.
-                Ok(()) => {}
-                Err(error @ RenewError::Crypto) => {
-                    let refusal = Refusal::new(code::OVERLOADED, error.to_string());
-                    self.end(now, refusal);
+            Role::Dialler(_) => {
+                // One that is under way is followed by another, and shows what
+                // belongs to the key that it was begun with.
+                if !self.channel.is_renewing() {
+                    self.begun_with.clone_from(&self.local.credential);
                 }
-                Err(RenewError::WrongSide | RenewError::NotReady | RenewError::NotAsked) => {}
-            },
+                self.begin_renewal(now);
+            }
             Role::Answerer(_) => self.channel.request_renewal(now.mono),
+        }
+    }
+
+    fn begin_renewal(&mut self, now: Now) {
+        match self.channel.renew(now.mono, &self.local.secret) {
+            Ok(()) => {}
+            Err(error @ RenewError::Crypto) => {
+                let refusal = Refusal::new(code::OVERLOADED, error.to_string());
+                self.end(now, refusal);
+            }
+            Err(RenewError::WrongSide | RenewError::NotReady | RenewError::NotAsked) => {}
         }
     }
 
@@ -130,7 +140,9 @@ impl Session {
                     return Err(Refusal::new(code::MALFORMED, "a renewal out of turn"));
                 };
                 let peer = admit::check_full(&hello, &key, before.dialled(), peer, &known)?;
-                (Standing::Verified(peer), self.own_hello(&hello))
+                let credential = self.begun_with.take();
+                let credential = credential.map(|credential| credential.full.clone());
+                (Standing::Verified(peer), self.own_hello(&hello, credential))
             }
             Role::Answerer(_) => {
                 let standing = admit::check_caller(&hello, &key, &known)?;

@@ -222,3 +222,20 @@ fn one_that_was_anonymous_stays_so_in_its_session() {
     assert!(peer.verified().is_none());
     assert!(pair.dialler.session.is_established());
 }
+
+/// The key of a renewal is fixed when it begins.
+#[test]
+fn a_credential_that_comes_during_a_renewal_is_shown_in_the_next() {
+    let world = World::new();
+    let mut pair = Pair::established(&world, vec![]);
+    pair.advance_to(10);
+    let now = pair.dialler_now();
+    pair.dialler.session.renew(now);
+    let newer = newer_pump(&world, |_| {});
+    pair.dialler.session.set_local(now, newer);
+    pair.advance_to(20);
+    let keys: Vec<[u8; 32]> = std::iter::from_fn(|| renewed(&mut pair.answerer))
+        .map(|peer| *peer.key())
+        .collect();
+    assert_eq!(keys, [secret(7).public(), secret(77).public()]);
+}
