@@ -527,7 +527,10 @@ impl Session {
         let (phase, answer) = match (&self.role, phase, last) {
             (Role::Dialler(_), Phase::Unknown, false) => {
                 let peer = admit::check_lean(&hello, &key, &dialled, &known)?;
-                (Phase::LeanChecked(peer), self.own_hello(&hello, self.full_credential()))
+                (
+                    Phase::LeanChecked(peer),
+                    self.own_hello(&hello, self.full_credential()),
+                )
             }
             (Role::Dialler(_), Phase::LeanChecked(lean), true) => {
                 let peer = admit::check_full(&hello, &key, &dialled, &lean, &known)?;

@@ -18,5 +18,5 @@ mod world;
 
 pub use net::{Conditions, Net, Side};
 pub use pair::{End, Pair, StepLimit};
-pub use seeds::for_seeds;
+pub use seeds::{for_seeds, seeds};
 pub use world::{Summary, World};

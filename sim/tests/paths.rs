@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use fairway_channel::{Code, Config, Event, PathId, ReadOutcome, StreamError, StreamId, Time};
-use fairway_sim::{Conditions, Pair, Side};
+use fairway_sim::{Conditions, Pair, Side, seeds};
 use rand::Rng;
 
 /// One direction of a stream: byte `n` is a function of `n`.
@@ -203,15 +203,6 @@ impl Run {
     }
 }
 
-/// How many seeds; `FAIRWAY_SEEDS=FROM..TO` runs others.
-fn seeds(default: core::ops::Range<u64>) -> core::ops::Range<u64> {
-    let Ok(text) = std::env::var("FAIRWAY_SEEDS") else {
-        return default;
-    };
-    let (from, to) = text.split_once("..").expect("FROM..TO");
-    from.parse().expect("a number")..to.parse().expect("a number")
-}
-
 fn run(seed: u64, conditions: Conditions) -> Run {
     println!("seed {seed}");
     let mut run = Run::new(seed, conditions, 3, 150_000);
@@ -229,7 +220,6 @@ fn nothing_is_lost_or_doubled_by_cuts_and_moves_on_a_good_network() {
     }
     assert!(moves > 60, "{moves} moves");
     assert!(renewals > 20, "{renewals} renewals");
-    let _ = renewals;
 }
 
 #[test]

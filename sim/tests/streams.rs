@@ -202,15 +202,10 @@ impl Traffic {
     }
 }
 
-/// Runs `count` cases from the seed `first` on; `FAIRWAY_SEEDS=50` runs fifty
-/// times as many. Prints the seed of a case that fails.
-fn for_seeds(first: u64, count: u64, case: impl Fn(u64) + std::panic::RefUnwindSafe) {
-    let times = std::env::var("FAIRWAY_SEEDS").map_or(1, |times| times.parse().expect("a number"));
-    for seed in first..first + count * times {
-        if std::panic::catch_unwind(|| case(seed)).is_err() {
-            panic!("failed with seed {seed}");
-        }
-    }
+/// Runs `count` cases from the seed `first` on.
+fn for_seeds(first: u64, count: u64, case: impl Fn(u64) + std::panic::RefUnwindSafe + Sync) {
+    let name = std::thread::current().name().unwrap_or_default().to_owned();
+    fairway_sim::for_seeds(&name, first..first + count, ("", ""), case);
 }
 
 fn exchange(seed: u64, conditions: Conditions, config: Config, most: usize) -> Traffic {

@@ -93,6 +93,7 @@ impl Channel {
         self.paths.answer = None;
         match &mut self.phase {
             Phase::Ready | Phase::AwaitingSettings => {
+                self.timers.set(Timer::Handshake, None);
                 self.timers.set(Timer::Keepalive, None);
                 self.timers.set(Timer::Idle, None);
                 self.set_after(Timer::Path, Some(self.config.path_timeout));
@@ -208,6 +209,9 @@ impl Channel {
         self.paths.silent = false;
         self.timers.set(Timer::Candidate, None);
         self.timers.set(Timer::Path, None);
+        if matches!(self.phase, Phase::AwaitingSettings) {
+            self.set_after(Timer::Handshake, Some(self.config.handshake_timeout));
+        }
         self.set_after(Timer::Idle, self.config.idle_timeout);
         self.set_after(Timer::Keepalive, self.config.keepalive);
         let mut sink = Sink {

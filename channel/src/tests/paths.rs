@@ -256,6 +256,30 @@ fn a_channel_without_a_path_is_kept_for_its_time() {
     }
 }
 
+/// The initiator is ready, the responder waits for its SETTINGS, and the path dies.
+#[test]
+fn a_path_lost_before_the_settings_came_costs_a_pause_only() {
+    let mut duo = Duo::new(Config::new(), Config::new());
+    while !duo.a.channel.is_ready() {
+        duo.a.drain(duo.now);
+        duo.b.drain(duo.now);
+        let handshake = |packet: &BytesMut| packet[0] < packet::RECORD;
+        for packet in duo.a.out.drain(..).filter(handshake) {
+            duo.b.channel.handle_input(duo.now, OLD, packet);
+        }
+        for packet in duo.b.out.drain(..) {
+            duo.a.channel.handle_input(duo.now, OLD, packet);
+        }
+    }
+    assert!(!duo.b.channel.is_ready());
+    duo.a.channel.path_lost(duo.now, OLD);
+    duo.b.channel.path_lost(duo.now, OLD);
+    pass(&mut duo, &[], Time::from_secs(60));
+    duo.a.channel.attach(duo.now, NEW).unwrap();
+    pass(&mut duo, &[NEW], Time::from_secs(60));
+    assert!(duo.a.channel.is_ready() && duo.b.channel.is_ready());
+}
+
 #[test]
 fn a_handshake_ends_with_its_path() {
     let mut duo = Duo::new(Config::new(), Config::new());

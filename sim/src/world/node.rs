@@ -12,14 +12,14 @@ use fairway_policy::{
     Action, AttributeSelector, CallerRule, Door, Mode, Policy, PolicySet, Protocol,
 };
 use fairway_session::{
-    Batch, Config, ConnectionId, Doors, Event, Grant, Local, Now, OpenError, OpenRequest,
-    Output, PathId, ReadOutcome, Refusal, Rules, Session, StaticSecret, StreamError, StreamId,
-    Time, code, peek_attach,
+    Batch, Config, ConnectionId, Doors, Event, Grant, Local, Now, OpenError, OpenRequest, Output,
+    PathId, ReadOutcome, Refusal, Rules, Session, StaticSecret, StreamError, StreamId, Time, code,
+    peek_attach,
 };
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use super::model::{Callee, Ended, State, byte_at};
+use super::model::{Callee, Ended, State, bytes_at};
 use super::relay::encode;
 use super::{Errand, Link, LinkNo, What, World};
 use crate::Conditions;
@@ -154,11 +154,14 @@ impl Node {
     ) {
         let secret = StaticSecret::from_bytes(random.random());
         self.key = secret.public();
-        let mut claims =
-            authority.claims(self.id.clone(), self.key, START.plus(now.as_secs()));
+        let mut claims = authority.claims(self.id.clone(), self.key, START.plus(now.as_secs()));
         claims.uid = self.uid.clone();
         match self.is_device {
-            true => drop(claims.attributes.insert("model".to_owned(), "pump".to_owned())),
+            true => drop(
+                claims
+                    .attributes
+                    .insert("model".to_owned(), "pump".to_owned()),
+            ),
             false => claims.services = vec![label("broker")],
         }
         self.local = authority.local(secret, &claims, self.instance);
@@ -170,10 +173,11 @@ impl Node {
         &self.uid
     }
 
-    /// Streams that others have opened here.
-    pub(super) fn live_streams(&self) -> usize {
+    /// Its sessions by handshake hash, each with the streams that others have
+    /// opened in it.
+    pub(super) fn live_streams(&self) -> impl Iterator<Item = ([u8; 32], usize)> {
         let sessions = self.sessions.values();
-        sessions.map(|held| held.session.live_streams()).sum()
+        sessions.map(|held| (held.hash, held.session.live_streams()))
     }
 
     /// What it shows to a relay: its credential, and the key.
@@ -206,10 +210,7 @@ impl Node {
                     namespaces: vec!["factory".to_owned()],
                     names: vec![],
                     attributes: AttributeSelector {
-                        match_attributes: BTreeMap::from([(
-                            "model".to_owned(),
-                            "pump".to_owned(),
-                        )]),
+                        match_attributes: BTreeMap::from([("model".to_owned(), "pump".to_owned())]),
                         expressions: vec![],
                     },
                 },
@@ -259,7 +260,10 @@ impl Node {
         });
         let sessions: Vec<String> = sessions.collect();
         let (number, links) = (self.number, &self.links);
-        format!("node {number} at {now:?}, links {links:?}\n{}", sessions.join("\n"))
+        format!(
+            "node {number} at {now:?}, links {links:?}\n{}",
+            sessions.join("\n")
+        )
     }
 }
 
@@ -386,7 +390,9 @@ impl World {
         let node = &mut self.nodes[number];
         node.links.retain(|&other| other != link);
         node.next_circuit.remove(&link);
-        let all = node.circuits.range((link, CircuitId(0))..=(link, CircuitId(u32::MAX)));
+        let all = node
+            .circuits
+            .range((link, CircuitId(0))..=(link, CircuitId(u32::MAX)));
         let circuits: Vec<CircuitId> = all.map(|(&(_, circuit), _)| circuit).collect();
         for circuit in circuits {
             self.lose_circuit(number, link, circuit, reason::LINK_LOST);
@@ -662,7 +668,10 @@ impl World {
             let Some(held) = node.sessions.get_mut(&key) else {
                 return;
             };
-            let over = held.session.pending_path().and_then(|path| held.paths.get(&path));
+            let over = held
+                .session
+                .pending_path()
+                .and_then(|path| held.paths.get(&path));
             let circuit = over.and_then(|over| node.circuits.get(over));
             batch.clear();
             batch.set_room(circuit.map_or(usize::MAX, |circuit| circuit.send.available() as usize));
@@ -674,6 +683,11 @@ impl World {
                 }
                 Output::Event(event) => self.on_event(number, key, event),
                 Output::Timeout(timeout) => {
+                    // Before the session is established: the dialler, which is
+                    // so first, may lose its path at once.
+                    if let Some(id) = held.session.connection_id() {
+                        node.by_id.insert(id, key);
+                    }
                     let before = std::mem::replace(&mut held.timeout, timeout);
                     if before != timeout {
                         if let Some(before) = before {
@@ -697,7 +711,10 @@ impl World {
             let Some(state) = self.nodes[node].circuits.get_mut(&(link, circuit)) else {
                 return;
             };
-            assert!(state.send.take(packet.len()), "set_room keeps to the credit");
+            assert!(
+                state.send.take(packet.len()),
+                "set_room keeps to the credit"
+            );
             self.put(link, true, What::Data(circuit), packet);
         }
     }
@@ -709,7 +726,10 @@ impl World {
                 let peer = self.model.processes.get(info.instance()).copied();
                 let peer = peer.expect("a process of this world");
                 let believes = &self.model.beliefs[number];
-                assert!(!believes.revoked.contains(&peer), "a revoked peer was admitted");
+                assert!(
+                    !believes.revoked.contains(&peer),
+                    "a revoked peer was admitted"
+                );
                 assert_eq!(info.id(), Some(&self.nodes[peer].id), "somebody else");
                 self.model.summary.sessions += 1;
                 let node = &mut self.nodes[number];
@@ -718,18 +738,22 @@ impl World {
                     held.peer_instance = *info.instance();
                     held.hash = *info.handshake_hash();
                     held.since = now;
-                    let id = held.session.connection_id();
-                    node.by_id.insert(id.expect("the handshake is done"), key);
                 }
                 self.begin_calls(number);
             }
             Event::Renewed(info) => {
                 self.model.summary.renewals += 1;
-                let peer = self.nodes[number].sessions.get(&key).and_then(|held| held.peer);
+                let peer = self.nodes[number]
+                    .sessions
+                    .get(&key)
+                    .and_then(|held| held.peer);
                 let peer = peer.expect("it was established");
                 assert_eq!(info.id(), Some(&self.nodes[peer].id), "somebody else");
                 let believes = &self.model.beliefs[number];
-                assert!(!believes.revoked.contains(&peer), "a revoked peer was admitted");
+                assert!(
+                    !believes.revoked.contains(&peer),
+                    "a revoked peer was admitted"
+                );
             }
             Event::PathActive { path } => self.on_path_active(number, key, path),
             Event::PathFailed { path } => {
@@ -747,7 +771,11 @@ impl World {
                 let local = self.nodes[number].local.clone();
                 self.nodes[number].local = local.with_trust(trust);
             }
-            Event::Incoming { stream, grant, open } => {
+            Event::Incoming {
+                stream,
+                grant,
+                open,
+            } => {
                 let call = call_of(&open).expect("the calls of this world say which");
                 self.model.on_granted(call, number);
                 let node = &mut self.nodes[number];
@@ -790,7 +818,11 @@ impl World {
         if held.dials.is_none() {
             return;
         }
-        let old: Vec<_> = held.paths.iter().filter(|(other, _)| **other != path).collect();
+        let old: Vec<_> = held
+            .paths
+            .iter()
+            .filter(|(other, _)| **other != path)
+            .collect();
         let old: Vec<_> = old.into_iter().map(|(_, &circuit)| circuit).collect();
         for (link, CircuitId(circuit)) in old {
             let errand = Errand::CloseCircuit(number, link, circuit);
@@ -817,13 +849,15 @@ impl World {
                     refusal,
                     node: number,
                     peer,
-                    hash: held.hash,
+                    id: held.session.connection_id(),
                     since: held.since,
                     same_processes: self.nodes[peer].instance == held.peer_instance,
                 };
                 self.model.on_session_ended(&ended);
             }
-            None => self.model.on_dial_failed(refusal),
+            None => self
+                .model
+                .on_dial_failed(refusal, held.session.connection_id()),
         }
         for (call, _) in held.calls.into_values() {
             self.model.fail(call, word);
@@ -867,7 +901,7 @@ impl World {
             if let Some(timeout) = held.timeout {
                 self.timeouts.remove(&(timeout, number, key));
             }
-            self.model.ended.insert(held.hash);
+            self.model.ended.extend(held.session.connection_id());
             for (call, _) in held.calls.into_values() {
                 self.model.fail(call, "restart");
             }
@@ -930,7 +964,11 @@ impl World {
 
 /// Which call a stream is for.
 fn call_of(open: &OpenRequest) -> Option<usize> {
-    open.traceparent.as_ref()?.strip_prefix("call-")?.parse().ok()
+    open.traceparent
+        .as_ref()?
+        .strip_prefix("call-")?
+        .parse()
+        .ok()
 }
 
 impl World {
@@ -970,7 +1008,8 @@ impl World {
             return;
         }
         let mut circuits = node.circuits.values();
-        let is_dialled = |circuit: &Circuit| matches!(&circuit.leads, Leads::Dial(to) if to == name);
+        let is_dialled =
+            |circuit: &Circuit| matches!(&circuit.leads, Leads::Dial(to) if to == name);
         if circuits.any(is_dialled) || now < node.redial_at || node.links.is_empty() {
             return;
         }
@@ -994,7 +1033,11 @@ impl World {
         let Some(held) = node.sessions.get_mut(&key) else {
             return false;
         };
-        let waiting = held.session.stats().stream_bytes_in.saturating_sub(held.read);
+        let waiting = held
+            .session
+            .stats()
+            .stream_bytes_in
+            .saturating_sub(held.read);
         assert!(waiting <= MEMORY, "{waiting} bytes wait to be read");
         let mut moved = false;
         for (stream, (call, side)) in held.calls.clone() {
@@ -1017,7 +1060,7 @@ fn write(
     let mut moved = false;
     while flow.written < flow.to_write {
         let end = flow.to_write.min(flow.written + 5_000);
-        let piece: Vec<u8> = (flow.written..end).map(|n| byte_at(call, side, n)).collect();
+        let piece = bytes_at(call, side, flow.written, (end - flow.written) as usize);
         match held.session.write(at, stream, &mut Bytes::from(piece)) {
             Ok(0) => return moved,
             Ok(taken) => flow.written += taken as u64,

@@ -187,7 +187,9 @@ impl World {
     pub(super) fn restart_relay(&mut self, relay: usize) {
         let trust = self.authority.trust().clone();
         self.relays[relay] = Relay::new(&trust);
-        self.relays[relay].core.set_revoked(self.authority.revocations());
+        self.relays[relay]
+            .core
+            .set_revoked(self.authority.revocations());
         let links: Vec<LinkNo> = self.links_of_relay(relay);
         // Some nodes are told by a reset, others find out by silence.
         let told = self.random.random_bool(0.7);
