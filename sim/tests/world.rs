@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use fairway_sim::{Summary, World, for_seeds};
 
-/// So many seeds take about 20 s in a debug build on two cores.
-const SEEDS: u64 = 1000;
+/// About 20 s of CPU in a debug build, on all cores.
+const SEEDS: u64 = 500;
 
 const REGRESSIONS: (&str, &str) = (
     "sim/testdata/world.seeds",

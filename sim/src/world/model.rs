@@ -259,12 +259,14 @@ impl Model {
     }
 
     /// A stream was reset or stopped by the peer, or by this side's rules.
-    pub(super) fn on_stream_ended(&mut self, call: usize, node: usize, word: &str) {
+    pub(super) fn on_stream_ended(&mut self, call: usize, word: &str) {
         let over = matches!(self.calls[call].state, State::Failed(_) | State::Done);
-        let denies = |belief: &Belief| !belief.allows || belief.policy_changed.is_some();
-        let callee = self.calls[call].answered_by.unwrap_or(node);
-        let explained = word == "policy-denied" && denies(&self.beliefs[callee])
-            || word == "policy-denied" && self.calls[call].answered_by.is_none();
+        // Who has not answered has refused, and was asked why (`on_refused`).
+        let denies = self.calls[call].answered_by.is_none_or(|callee| {
+            let belief = &self.beliefs[callee];
+            !belief.allows || belief.policy_changed.is_some()
+        });
+        let explained = word == "policy-denied" && denies;
         assert!(over || explained, "call {call} was ended: {word}");
         self.fail(call, word);
     }

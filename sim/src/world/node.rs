@@ -794,7 +794,7 @@ impl World {
             | Event::Stopped { stream, refusal } => {
                 let held = self.nodes[number].sessions.get_mut(&key);
                 if let Some((call, _)) = held.and_then(|held| held.calls.remove(&stream)) {
-                    self.model.on_stream_ended(call, number, refusal.word());
+                    self.model.on_stream_ended(call, refusal.word());
                 }
             }
             Event::Closed { refusal, .. } => self.on_closed(number, key, &refusal),
