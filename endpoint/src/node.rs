@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
+use fairway_channel::ConnectionId;
 use fairway_control::Reason;
 use fairway_control::link::Instance;
 use fairway_identity::{
@@ -22,6 +23,7 @@ use crate::conn::{Conn, Opened};
 use crate::front::Front;
 use crate::identity::Identity;
 use crate::link::LinkShared;
+use crate::moving::Waiting;
 use crate::random::random_bytes;
 use crate::sessions::SessionTable;
 use crate::transport::Connector;
@@ -64,6 +66,10 @@ pub(crate) struct Node {
     /// Whether the authority has told us rules.
     pub(crate) told: watch::Sender<bool>,
     conns: Mutex<BTreeMap<u64, Weak<Conn>>>,
+    /// Sessions that peers dialled, by what names them when they come back.
+    pub(crate) returning: Mutex<BTreeMap<ConnectionId, Weak<Conn>>>,
+    /// Those of them that have no circuit.
+    pub(crate) waiting: Waiting,
 }
 
 /// What is offered to callers.
@@ -158,6 +164,8 @@ impl Node {
             rules: watch::Sender::default(),
             told: watch::Sender::default(),
             conns: Mutex::default(),
+            returning: Mutex::default(),
+            waiting: Waiting::default(),
         });
         node.set_first_rules();
         if let Some(saved) = config.saved {
