@@ -211,6 +211,9 @@ pub const QUIC_CLOSE_TIMEOUT: Duration = Duration::from_millis(400);
 
 // --- sessions that outlive links ------------------------------------------------
 
+/// A session without a link is kept for this time, within its credit.
+pub const SESSION_WAIT: Duration = Duration::from_secs(120);
+
 /// Circuits that one session may have: the one it runs over, one that it
 /// moves to, one that it has just left, and one of somebody who pretends.
 pub const ROUTES_MAX: usize = 4;

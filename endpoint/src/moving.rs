@@ -82,9 +82,9 @@ impl Node {
         let conn = known.filter(|conn| !conn.is_closed()).ok_or_else(|| {
             Reason::new(reason::UNKNOWN_SESSION, "this process has no such session")
         })?;
-        let path = conn.add_path(link, circuit).ok_or_else(|| {
-            Reason::new(reason::OVERLOADED, "too many circuits for one session")
-        })?;
+        let path = conn
+            .add_path(link, circuit)
+            .ok_or_else(|| Reason::new(reason::OVERLOADED, "too many circuits for one session"))?;
         Ok((conn, path))
     }
 
@@ -136,7 +136,7 @@ impl Node {
                     Err(reason) => tracing::debug!(event = "move", destination = %to, %reason),
                 },
                 Err(absence) => {
-                    tracing::debug!(event = "move", destination = %to, reason = ?absence);
+                    tracing::debug!(event = "move", destination = %to, "{absence}");
                     if absence.is_final(&to, &mut absent_since) && !conn.has_path() {
                         conn.lost(&lost("the process at the other end is gone"));
                         return;
@@ -172,7 +172,10 @@ impl Node {
     ) -> Result<(), Reason> {
         let (link, circuit) = (joined.link.clone(), joined.circuit);
         let Some((path, answer)) = conn.begin_attach(link.clone(), circuit.0) else {
-            return Err(Reason::new(reason::OVERLOADED, "the session cannot move now"));
+            return Err(Reason::new(
+                reason::OVERLOADED,
+                "the session cannot move now",
+            ));
         };
         link.command(Command::Attach {
             circuit,
@@ -246,15 +249,15 @@ impl Node {
 }
 
 /// Why there was no circuit to a process just now.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 enum Absence {
-    /// No link is up.
+    #[error("no link is up")]
     NoLink,
-    /// Nobody has the name, at any relay.
+    #[error("nobody has the name at any relay")]
     NotHere,
-    /// Others have it.
+    #[error("another process has the name")]
     OtherInstance,
-    /// A relay does not let us.
+    #[error("the relay refuses: {0}")]
     Refused(Reason),
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
 
 use fairway_channel::ConnectionId;
 use fairway_control::Reason;
@@ -61,6 +62,7 @@ pub(crate) struct Node {
     services: Vec<(u16, String)>,
     own_names: Vec<Address>,
     incoming: Option<mpsc::Sender<Incoming>>,
+    session_wait: Duration,
     store: Option<Arc<dyn Store>>,
     rules: watch::Sender<Rules>,
     /// Whether the authority has told us rules.
@@ -160,6 +162,7 @@ impl Node {
             services: config.services,
             own_names,
             incoming: config.incoming,
+            session_wait: config.session_wait,
             store: config.store,
             rules: watch::Sender::default(),
             told: watch::Sender::default(),
@@ -192,6 +195,19 @@ impl Node {
         let expires = saved.expires.0.cast_signed();
         self.metrics.credential_expiry.set(expires);
         self.change_identity(|identity| identity.with_credential(saved));
+        // Live sessions go on under the new one.
+        let (local, _) = self.local();
+        self.each_conn(|conn| conn.set_local(&local));
+    }
+
+    /// The session that was made with credential number `generation` shows each
+    /// newer one.
+    pub(crate) fn keep_credentialed(&self, conn: &Conn, generation: u64) {
+        conn.follow_identity();
+        let (local, newest) = self.local();
+        if newest != generation && self.identity.borrow().is_credentialed() {
+            conn.set_local(&local);
+        }
     }
 
     /// Drops a credential that a relay did not take: without it the authority
@@ -374,7 +390,7 @@ impl Node {
         local: Local,
     ) -> Result<Arc<Conn>, Refusal> {
         let session = Session::dial(
-            Config::new(),
+            self.session_config(),
             local,
             self.rules(),
             to.clone(),
@@ -394,6 +410,10 @@ impl Node {
         Ok(conn)
     }
 
+    fn session_config(&self) -> Config {
+        Config::new().path_timeout(self.session_wait)
+    }
+
     /// A session for somebody who dialled `name` of ours.
     pub(crate) fn answer(
         &self,
@@ -405,9 +425,9 @@ impl Node {
         if !names.contains(name) {
             return Err(Reason::new("not-here", "not a name of this endpoint"));
         }
-        let (local, _) = self.local();
+        let (local, generation) = self.local();
         let session = Session::answer(
-            Config::new(),
+            self.session_config(),
             local,
             self.rules(),
             names,
@@ -424,6 +444,7 @@ impl Node {
             self.metrics.clone(),
         );
         self.remember(&conn);
+        self.keep_credentialed(&conn, generation);
         Ok(conn)
     }
 

@@ -126,9 +126,7 @@ impl LinkStatus {
 /// Sessions with peers, without those of the links themselves.
 fn sessions(node: &Node) -> Vec<SessionStatus> {
     let conns = node.live_conns();
-    let peers = conns
-        .iter()
-        .filter(|conn| conn.bond != Bond::Link);
+    let peers = conns.iter().filter(|conn| conn.bond != Bond::Link);
     peers
         .filter_map(|conn| {
             let peer = match conn.state() {

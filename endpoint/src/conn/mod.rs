@@ -22,8 +22,8 @@ use fairway_channel::{Batch, PathId, ReadOutcome, StreamId};
 use fairway_control::Reason;
 use fairway_identity::VerifiedTrustSet;
 use fairway_session::{
-    Code, Event, Grant, OpenError, OpenRequest, OpenTarget, Output, PeerInfo, Refusal, Rules,
-    Session, code,
+    Code, Event, Grant, Local, OpenError, OpenRequest, OpenTarget, Output, PeerInfo, Refusal,
+    Rules, Session, code,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -45,6 +45,8 @@ pub(crate) struct Conn {
     /// What it is bound to.
     pub(crate) bond: Bond,
     routes: Routes,
+    /// It shows our own credential, and each new one.
+    follows_identity: AtomicBool,
     /// A task looks after it, or is about to.
     is_moving: AtomicBool,
     /// Its circuit is to be left, though it still works.
@@ -171,6 +173,7 @@ impl Conn {
                 _ => Bond::Free,
             },
             routes: Routes::new(link, circuit),
+            follows_identity: AtomicBool::new(false),
             is_moving: AtomicBool::new(false),
             is_asked_to_move: AtomicBool::new(false),
             state: watch::Sender::new(ConnState::Handshaking),
@@ -256,6 +259,18 @@ impl Conn {
         drop(inner);
         self.mark_dirty();
         Ok(id)
+    }
+
+    /// From now on the session is renewed with each new credential of ours.
+    pub(crate) fn follow_identity(&self) {
+        self.follows_identity.store(true, Ordering::Release);
+    }
+
+    /// There is a new credential.
+    pub(crate) fn set_local(&self, local: &Local) {
+        if self.follows_identity.load(Ordering::Acquire) {
+            self.with_session(|session, now| session.set_local(now, local.clone()));
+        }
     }
 
     /// New rules: streams and session that they do not allow end.

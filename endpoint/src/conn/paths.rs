@@ -68,7 +68,8 @@ impl Conn {
     /// Whether the session needs another circuit: it has none, or the one it
     /// has is about to go.
     pub(crate) fn wants_path(&self) -> bool {
-        if self.is_closed() || self.bond != Bond::Free {
+        // One that is not established yet ends with its circuit.
+        if !self.outlives_circuits() {
             return false;
         }
         let active = self.lock().session.active_path();

@@ -141,7 +141,11 @@ impl<IO: LinkIo> Driver<IO> {
                 self.write_control();
             }
             Command::Leave(circuit) => {
-                self.close_circuit(circuit.0, "moved", "the session has moved to another circuit");
+                self.close_circuit(
+                    circuit.0,
+                    "moved",
+                    "the session has moved to another circuit",
+                );
             }
             Command::Drain => self.drain(),
         }

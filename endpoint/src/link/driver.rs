@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use fairway_channel::{Batch, PathId};
 use fairway_channel::limits::MAX_BATCH;
+use fairway_channel::{Batch, PathId};
 use fairway_control::limits::LINK_HEADER;
 use fairway_control::link::{CircuitId, FrameError, FrameKind, Run, header};
 use fairway_daemon::Entry;
@@ -415,6 +415,10 @@ impl<IO: LinkIo> Driver<IO> {
 
     fn on_established(&mut self, id: u32) {
         self.node.metrics.sessions_opened.inc();
+        if !self.shared.is_up() {
+            // The link was told to go meanwhile.
+            self.move_own_sessions();
+        }
         if let Some(circuit) = self.circuits.get_mut(&id)
             && std::mem::take(&mut circuit.is_half_open)
         {

@@ -108,10 +108,6 @@ impl LinkShared {
         })
     }
 
-    pub(crate) fn is_relay_link(&self) -> bool {
-        self.kind == LinkKind::Relay
-    }
-
     /// A circuit id that was not used before; `None` once they are used up.
     pub(crate) fn take_circuit(&self) -> Option<CircuitId> {
         let taken = self
