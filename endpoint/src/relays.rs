@@ -182,7 +182,7 @@ impl Course {
             return;
         };
         match left {
-            Left::Ended(_) | Left::Drained | Left::Unknown => {
+            Left::Ended(_) | Left::Drained | Left::Silent | Left::Unknown => {
                 self.avoided = Some(relay.clone());
                 if since.elapsed() >= UPGRADE_MIN {
                     self.upgrade.reset();

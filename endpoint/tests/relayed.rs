@@ -190,6 +190,12 @@ async fn a_relay_that_dies_is_reconnected_to_when_it_is_back() {
     let mut stream = soon(call(&world.pump)).await.unwrap();
     let listen = world.relay.address.to_string();
     world.relay.kill();
+    soon(async {
+        while !world.pump.status().links.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
     // What is written meanwhile waits.
     stream.write_all(b"still here").await.unwrap();
     let _relay = Relay::start_on(&world.authority, &listen).await;
@@ -297,6 +303,7 @@ async fn a_device_offers_only_what_its_identity_names() {
     let pump = address(PUMP);
     let scrape = || world.collector.open(&pump, OpenRequest::port(9100));
     soon(scrape()).await.unwrap();
+    soon(world.authority.acknowledged(PUMP_ID, 1)).await;
     for (services, offered) in [
         (Some(vec!["other".to_owned()]), false),
         (Some(vec!["other".to_owned(), "metrics".to_owned()]), true),

@@ -153,7 +153,7 @@ pub async fn device_by(
 /// The same, whose sessions wait only so long for a link.
 pub async fn device_that_waits(
     authority: &Authority,
-    relays: &[HostPort],
+    relays: &[RelayAddress],
     name: &str,
     session_wait: Duration,
 ) -> (Endpoint, mpsc::Receiver<Incoming>) {
