@@ -13,7 +13,7 @@ use fairway_identity::{
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
-use crate::limits::UPGRADE_MIN;
+use crate::limits::{SESSION_WAIT, UPGRADE_MIN};
 use crate::transport::{ProxyUse, TlsTrust};
 use crate::{Incoming, Metrics};
 
@@ -52,6 +52,9 @@ pub struct EndpointConfig {
     pub services: Vec<(u16, String)>,
     /// Where accepted streams go. When it is full, streams are refused with `overloaded`.
     pub incoming: Option<mpsc::Sender<Incoming>>,
+    /// How long a session without a link waits for another before its streams
+    /// end with `link-lost`.
+    pub session_wait: Duration,
     /// Where the time comes from.
     pub clock: ClockSource,
     /// Keeps trust set, time floor and credential across restarts.
@@ -79,6 +82,7 @@ impl EndpointConfig {
             names: Vec::new(),
             services: Vec::new(),
             incoming: None,
+            session_wait: SESSION_WAIT,
             clock: ClockSource::System,
             store: None,
             metrics: Metrics::default(),

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use fairway_channel::PathId;
 use fairway_control::link::{CircuitId, Instance};
 use fairway_control::{Reason, reason};
 use fairway_identity::{Address, HostPort};
@@ -21,10 +22,10 @@ use crate::link::{Command, Driver, LinkKind, LinkShared};
 use crate::node::Node;
 
 /// A circuit that was joined and has no session yet; given back when dropped.
-struct JoinedCircuit {
-    link: Arc<LinkShared>,
-    circuit: CircuitId,
-    is_attached: bool,
+pub(crate) struct JoinedCircuit {
+    pub(crate) link: Arc<LinkShared>,
+    pub(crate) circuit: CircuitId,
+    pub(crate) is_attached: bool,
 }
 
 impl Node {
@@ -134,7 +135,11 @@ impl Node {
         let mut joined = self.join_circuit(to).await?;
         let (link, id) = (joined.link.clone(), joined.circuit.0);
         let conn = self.dial_on(link, id, to, local)?;
-        joined.link.command(Command::Attach(conn.clone()));
+        joined.link.command(Command::Attach {
+            circuit: joined.circuit,
+            conn: conn.clone(),
+            path: PathId::FIRST,
+        });
         joined.is_attached = true;
         Ok(conn)
     }
@@ -159,17 +164,47 @@ impl Node {
                 Some(answer) = answers.next() => match answer {
                     Ok(joined) => return Ok(joined),
                     Err(reason) if is_passing(&reason) => {}
-                    // "not here" says the least: keep a better reason.
-                    Err(reason) => refusal = Some(match refusal.take() {
-                        Some(before) if reason.word() == NOT_HERE => before,
-                        _ => reason,
-                    }),
+                    Err(reason) => refusal = Some(better(refusal.take(), reason)),
                 },
                 changed = links.changed() => if changed.is_err() {
                     return Err(OpenError::Shutdown);
                 },
             }
         }
+    }
+}
+
+impl Node {
+    /// Asks all relays that are linked for one process of `to`; the first that
+    /// has it wins. The error is the best reason why not; `None` without links.
+    pub(crate) async fn ask_all(
+        &self,
+        to: &Address,
+        instance: Instance,
+    ) -> Result<JoinedCircuit, Option<Reason>> {
+        let links = self.links.borrow().clone();
+        let mut answers: FuturesUnordered<_> = links
+            .into_iter()
+            .filter(|link| link.is_up())
+            .map(|link| join(link, to.clone(), Some(instance)))
+            .collect();
+        let mut refusal = None;
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(joined) => return Ok(joined),
+                Err(reason) if is_passing(&reason) => {}
+                Err(reason) => refusal = Some(better(refusal, reason)),
+            }
+        }
+        Err(refusal)
+    }
+}
+
+/// Of two reasons the one that says more: "not here" says the least.
+fn better(before: Option<Reason>, reason: Reason) -> Reason {
+    match before {
+        Some(before) if reason.word() == NOT_HERE => before,
+        _ => reason,
     }
 }
 

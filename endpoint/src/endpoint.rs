@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::authority::{keep_credential, keep_watching};
 use crate::config::CredentialSource;
-use crate::conn::Conn;
+use crate::conn::{Bond, Conn};
 use crate::early::Early;
 use crate::front::{Front, accept_links};
 use crate::limits::CLOSE_TIMEOUT;
@@ -155,7 +155,7 @@ impl Endpoint {
                 let settled = state.wait_for(|state| match state {
                     LinkState::Up { registered } => names.iter().all(|n| registered.contains(n)),
                     LinkState::Starting => false,
-                    LinkState::Draining | LinkState::Closed(_) => true,
+                    LinkState::Silent | LinkState::Draining | LinkState::Closed(_) => true,
                 });
                 let _ = settled.await;
             }
@@ -197,7 +197,7 @@ impl Endpoint {
             .node
             .live_conns()
             .into_iter()
-            .partition(|conn| conn.circuit == 0 && conn.link.is_relay_link());
+            .partition(|conn| conn.bond == Bond::Link);
         // Sessions first: their last words go over the links.
         for conns in [sessions, links] {
             let _ = tokio::time::timeout(CLOSE_TIMEOUT / 2, shut(&conns)).await;

@@ -28,6 +28,7 @@ mod join;
 pub mod limits;
 pub mod link;
 mod metrics;
+mod moving;
 mod node;
 pub mod portal;
 mod race;

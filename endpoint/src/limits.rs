@@ -208,3 +208,37 @@ pub const QUIC_KEEPALIVE: Duration = Duration::from_secs(20);
 
 /// The last words on a QUIC link are waited for so long.
 pub const QUIC_CLOSE_TIMEOUT: Duration = Duration::from_millis(400);
+
+// --- sessions that outlive links ------------------------------------------------
+
+/// A session without a link is kept for this time, within its credit.
+pub const SESSION_WAIT: Duration = Duration::from_secs(120);
+
+/// Circuits that one session may have: the one it runs over, one that it
+/// moves to, one that it has just left, and one of somebody who pretends.
+pub const ROUTES_MAX: usize = 4;
+
+/// Looking for another circuit for a session begins with this wait...
+pub const MOVE_BACKOFF_MIN: Duration = Duration::from_millis(50);
+
+/// ...and is never slower than this: a device that changes its relay is found
+/// again about as soon as it has registered.
+pub const MOVE_BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// A relay answers, and a peer shows itself on a new circuit, within this time.
+pub const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A circuit that a session has left is closed after this time: the peer may
+/// still be sending there.
+pub const LEAVE_AFTER: Duration = Duration::from_secs(1);
+
+/// A process that all relays say is not there, or is another, is gone after
+/// this time; until then its links may be coming back.
+pub const ABSENT_GRACE: Duration = Duration::from_secs(5);
+
+/// Sessions that peers dialled and that wait for a link. Each holds at most its
+/// windows; mostly they hold a few KiB.
+pub const LINKLESS_MAX: usize = 4_096;
+
+/// The same of one peer: a session for each name of a pod.
+pub const LINKLESS_PER_PEER_MAX: usize = 32;

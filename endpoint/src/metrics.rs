@@ -12,6 +12,7 @@ pub struct Metrics {
     pub(crate) sessions: Gauge,
     pub(crate) sessions_opened: Counter,
     pub(crate) sessions_failed: Counter,
+    pub(crate) sessions_moved: Counter,
     pub(crate) streams: Gauge,
     pub(crate) streams_refused: Counter,
     pub(crate) bytes_received: Counter,
@@ -55,6 +56,11 @@ impl Metrics {
                 "fairway_sessions_failed",
                 "Sessions that ended before they were established",
                 &m.sessions_failed,
+            ),
+            (
+                "fairway_sessions_moved",
+                "Times that a session went on over another circuit",
+                &m.sessions_moved,
             ),
             (
                 "fairway_streams_refused",

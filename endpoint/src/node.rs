@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
 
+use fairway_channel::ConnectionId;
 use fairway_control::Reason;
 use fairway_control::link::Instance;
 use fairway_identity::{
@@ -22,6 +24,7 @@ use crate::conn::{Conn, Opened};
 use crate::front::Front;
 use crate::identity::Identity;
 use crate::link::LinkShared;
+use crate::moving::Waiting;
 use crate::random::random_bytes;
 use crate::sessions::SessionTable;
 use crate::transport::Connector;
@@ -59,11 +62,16 @@ pub(crate) struct Node {
     services: Vec<(u16, String)>,
     own_names: Vec<Address>,
     incoming: Option<mpsc::Sender<Incoming>>,
+    session_wait: Duration,
     store: Option<Arc<dyn Store>>,
     rules: watch::Sender<Rules>,
     /// Whether the authority has told us rules.
     pub(crate) told: watch::Sender<bool>,
     conns: Mutex<BTreeMap<u64, Weak<Conn>>>,
+    /// Sessions that peers dialled, by what names them when they come back.
+    pub(crate) returning: Mutex<BTreeMap<ConnectionId, Weak<Conn>>>,
+    /// Those of them that have no circuit.
+    pub(crate) waiting: Waiting,
 }
 
 /// What is offered to callers.
@@ -154,10 +162,13 @@ impl Node {
             services: config.services,
             own_names,
             incoming: config.incoming,
+            session_wait: config.session_wait,
             store: config.store,
             rules: watch::Sender::default(),
             told: watch::Sender::default(),
             conns: Mutex::default(),
+            returning: Mutex::default(),
+            waiting: Waiting::default(),
         });
         node.set_first_rules();
         if let Some(saved) = config.saved {
@@ -184,6 +195,19 @@ impl Node {
         let expires = saved.expires.0.cast_signed();
         self.metrics.credential_expiry.set(expires);
         self.change_identity(|identity| identity.with_credential(saved));
+        // Live sessions go on under the new one.
+        let (local, _) = self.local();
+        self.each_conn(|conn| conn.set_local(&local));
+    }
+
+    /// The session that was made with credential number `generation` shows each
+    /// newer one.
+    pub(crate) fn keep_credentialed(&self, conn: &Conn, generation: u64) {
+        conn.follow_identity();
+        let (local, newest) = self.local();
+        if newest != generation && self.identity.borrow().is_credentialed() {
+            conn.set_local(&local);
+        }
     }
 
     /// Drops a credential that a relay did not take: without it the authority
@@ -366,7 +390,7 @@ impl Node {
         local: Local,
     ) -> Result<Arc<Conn>, Refusal> {
         let session = Session::dial(
-            Config::new(),
+            self.session_config(),
             local,
             self.rules(),
             to.clone(),
@@ -386,6 +410,10 @@ impl Node {
         Ok(conn)
     }
 
+    fn session_config(&self) -> Config {
+        Config::new().path_timeout(self.session_wait)
+    }
+
     /// A session for somebody who dialled `name` of ours.
     pub(crate) fn answer(
         &self,
@@ -397,9 +425,9 @@ impl Node {
         if !names.contains(name) {
             return Err(Reason::new("not-here", "not a name of this endpoint"));
         }
-        let (local, _) = self.local();
+        let (local, generation) = self.local();
         let session = Session::answer(
-            Config::new(),
+            self.session_config(),
             local,
             self.rules(),
             names,
@@ -416,6 +444,7 @@ impl Node {
             self.metrics.clone(),
         );
         self.remember(&conn);
+        self.keep_credentialed(&conn, generation);
         Ok(conn)
     }
 

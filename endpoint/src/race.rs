@@ -129,7 +129,7 @@ async fn link_up(node: &Arc<Node>, relay: &RelayAddress) -> Result<Arc<LinkShare
             forget_refused_credential(node, &conn, generation);
             Err(why.clone())
         }
-        Ok(LinkState::Draining) => Err("the relay is going away".to_owned()),
+        Ok(LinkState::Silent | LinkState::Draining) => Err("the relay is going away".to_owned()),
         Ok(LinkState::Starting) | Err(_) => Err("the link is gone".to_owned()),
     }
 }

@@ -182,7 +182,7 @@ impl Course {
             return;
         };
         match left {
-            Left::Ended(_) | Left::Drained | Left::Unknown => {
+            Left::Ended(_) | Left::Drained | Left::Silent | Left::Unknown => {
                 self.avoided = Some(relay.clone());
                 if since.elapsed() >= UPGRADE_MIN {
                     self.upgrade.reset();
@@ -223,6 +223,8 @@ enum Left {
     Ended(String),
     #[error("the relay is going away")]
     Drained,
+    #[error("nothing is heard from the relay")]
+    Silent,
     #[error("there is a new credential")]
     Renew,
     #[error("the relay is not among the known ones any more")]
@@ -236,7 +238,7 @@ impl Left {
     /// relay has no other to go to; others keep the links to theirs.
     fn is_left_for_another(&self, choice: &Choice) -> bool {
         match self {
-            Self::Renew | Self::Better(_) => true,
+            Self::Renew | Self::Better(_) | Self::Silent => true,
             Self::Drained => matches!(choice, Choice::Any),
             Self::Ended(_) | Self::Unknown => false,
         }
@@ -268,6 +270,7 @@ impl Held {
         loop {
             match &*state.borrow_and_update() {
                 LinkState::Starting | LinkState::Up { .. } => {}
+                LinkState::Silent => return Left::Silent,
                 LinkState::Draining => return Left::Drained,
                 LinkState::Closed(why) => return Left::Ended(why.clone()),
             }
@@ -306,7 +309,7 @@ impl Held {
         let done = state.wait_for(|state| match state {
             LinkState::Up { registered } => names.iter().all(|name| registered.contains(name)),
             LinkState::Starting => false,
-            LinkState::Draining | LinkState::Closed(_) => true,
+            LinkState::Silent | LinkState::Draining | LinkState::Closed(_) => true,
         });
         let _ = tokio::time::timeout(REGISTER_TIMEOUT, done).await;
     }

@@ -1,5 +1,6 @@
 //! The session table: one session for each peer and dialled name, made on
-//! demand, shared by all calls, replaced when our credential has been renewed.
+//! demand, shared by all calls. It outlives our credential: when there is a new
+//! one, the session renews itself with it.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -25,6 +26,9 @@ pub(crate) struct SessionTable {
 /// A session, or the attempt to make one.
 #[derive(Clone, Debug)]
 struct Entry {
+    /// Whether it was made with a credential of ours.
+    is_credentialed: bool,
+    /// Which one, or which lack of one.
     generation: u64,
     state: watch::Receiver<Dial>,
 }
@@ -129,10 +133,13 @@ impl Node {
 
     /// The entry for `to`; makes one when there is none that may be used.
     fn entry(self: &Arc<Self>, to: &Address) -> Result<(watch::Receiver<Dial>, bool), OpenError> {
-        let generation = self.identity.borrow().generation;
+        let (generation, is_credentialed) = {
+            let identity = self.identity.borrow();
+            (identity.generation, identity.is_credentialed())
+        };
         let mut entries = lock(&self.sessions.entries);
         if let Some(entry) = entries.get(to)
-            && entry.is_usable(generation)
+            && entry.is_usable(generation, is_credentialed)
         {
             return Ok((entry.state.clone(), false));
         }
@@ -143,6 +150,7 @@ impl Node {
         entries.insert(
             to.clone(),
             Entry {
+                is_credentialed,
                 generation,
                 state: state.clone(),
             },
@@ -153,6 +161,9 @@ impl Node {
             drop(permit);
             match dialled {
                 Ok(Ok(conn)) => {
+                    if is_credentialed {
+                        node.keep_credentialed(&conn, generation);
+                    }
                     sender.send_replace(Dial::Up(conn.clone()));
                     conn.closed().await;
                     node.sessions.forget(&to, &conn);
@@ -226,10 +237,13 @@ impl SessionTable {
 }
 
 impl Entry {
-    fn is_usable(&self, generation: u64) -> bool {
+    /// One that was made without a credential does not become one with it, and
+    /// one whose credential we have lost is not used on.
+    fn is_usable(&self, generation: u64, is_credentialed: bool) -> bool {
+        let is_ours = self.generation == generation || (self.is_credentialed && is_credentialed);
         match &*self.state.borrow() {
             Dial::Pending => true,
-            Dial::Up(conn) => self.generation == generation && !conn.is_closed(),
+            Dial::Up(conn) => is_ours && !conn.is_closed(),
             Dial::Failed(_) => false,
         }
     }

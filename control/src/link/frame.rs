@@ -174,6 +174,14 @@ impl Run {
         self.bytes
     }
 
+    /// The first frame's payload, as it lies there.
+    pub fn first_payload(&self) -> &[u8] {
+        match Header::peek(&self.bytes) {
+            Ok(Some(header)) => &self.bytes[LINK_HEADER..header.frame_len()],
+            Ok(None) | Err(_) => &[],
+        }
+    }
+
     /// Takes the first frame's payload off the run; `None` at its end.
     pub fn next_payload(&mut self) -> Option<BytesMut> {
         let header = Header::peek(&self.bytes).ok().flatten()?;

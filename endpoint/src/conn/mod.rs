@@ -1,9 +1,14 @@
-//! One session on one circuit: the lock that streams and the link's driver share.
+//! One session: the lock that streams and the drivers of its circuits share.
 //!
 //! Streams read and write under the lock and leave the sending to the driver:
 //! a write marks the connection as dirty, and the driver's next turn collects
 //! the packets of all dirty connections into one write.
+//!
+//! A session is not bound to a circuit: its `routes` say over which it runs,
+//! `paths` moves it from one to another, and `crate::moving` decides when.
 
+mod paths;
+mod routes;
 mod streams;
 
 use std::collections::BTreeMap;
@@ -14,17 +19,21 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use fairway_channel::{Batch, PathId, ReadOutcome, StreamId};
+use fairway_control::Reason;
 use fairway_identity::VerifiedTrustSet;
 use fairway_session::{
-    Code, Event, Grant, OpenError, OpenRequest, OpenTarget, Output, PeerInfo, Refusal, Rules,
-    Session, code,
+    Code, Event, Grant, Local, OpenError, OpenRequest, OpenTarget, Output, PeerInfo, Refusal,
+    Rules, Session, code,
 };
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
+pub(crate) use self::paths::Gone;
+use self::routes::Routes;
 use self::streams::Slot;
 use crate::clock::NodeClock;
 use crate::limits::{ANONYMOUS_SESSION_MAX, SESSION_IDLE};
-use crate::link::LinkShared;
+use crate::link::{LinkKind, LinkShared};
+use crate::node::Node;
 use crate::{Metrics, Stream, StreamError};
 
 /// A session with a peer, and where it runs.
@@ -33,16 +42,32 @@ pub(crate) struct Conn {
     pub(crate) id: u64,
     /// Whether this side dialled.
     pub(crate) outgoing: bool,
-    /// The link that carries it.
-    pub(crate) link: Arc<LinkShared>,
-    /// The circuit on that link.
-    pub(crate) circuit: u32,
+    /// What it is bound to.
+    pub(crate) bond: Bond,
+    routes: Routes,
+    /// It shows our own credential, and each new one.
+    follows_identity: AtomicBool,
+    /// A task looks after it, or is about to.
+    is_moving: AtomicBool,
+    /// Its circuit is to be left, though it still works.
+    is_asked_to_move: AtomicBool,
     clock: Arc<NodeClock>,
     metrics: Metrics,
     /// There may be output that the driver has not seen.
     dirty: AtomicBool,
     state: watch::Sender<ConnState>,
     inner: Mutex<Inner>,
+}
+
+/// What a session is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bond {
+    /// It is the link's own, with a relay.
+    Link,
+    /// It has a link to itself, to the authority's front, and ends with it.
+    Direct,
+    /// To nothing: it runs over one circuit or another.
+    Free,
 }
 
 /// How far a session is.
@@ -67,6 +92,8 @@ struct Inner {
     /// Calls that wait until the peer allows another stream; bounded with the
     /// calls themselves.
     opening: Vec<Waker>,
+    /// Who waits for a path to prove itself.
+    attaching: Option<(PathId, oneshot::Sender<Result<(), Reason>>)>,
 }
 
 /// What came out of a session besides packets; filled by [`Conn::poll`] and
@@ -98,6 +125,8 @@ pub(crate) enum Notice {
     Writable,
     /// A stream of the driver's own is over.
     StreamOver(StreamId, Refusal),
+    /// Nothing has been heard on this path for a while.
+    PathSilent(PathId),
     Closed,
 }
 
@@ -108,6 +137,19 @@ pub(crate) enum Progress {
     Transmit,
     /// Nothing more; a timer is due at this monotonic time.
     Drained(Option<Duration>),
+}
+
+impl Polled {
+    /// Does what needs no driver; what is left is for one.
+    pub(crate) fn settle(&mut self, node: &Arc<Node>) {
+        self.wakers.drain(..).for_each(Waker::wake);
+        if let Some(trust) = self.learned.take() {
+            node.learn_trust(trust);
+        }
+        for opened in self.incoming.drain(..) {
+            node.dispatch(opened);
+        }
+    }
 }
 
 impl Conn {
@@ -123,10 +165,17 @@ impl Conn {
         Arc::new(Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             outgoing,
-            link,
-            circuit,
             metrics,
             dirty: AtomicBool::new(false),
+            bond: match (circuit, link.kind) {
+                (0, LinkKind::Relay) => Bond::Link,
+                (0, LinkKind::Direct | LinkKind::Accepted) => Bond::Direct,
+                _ => Bond::Free,
+            },
+            routes: Routes::new(link, circuit),
+            follows_identity: AtomicBool::new(false),
+            is_moving: AtomicBool::new(false),
+            is_asked_to_move: AtomicBool::new(false),
             state: watch::Sender::new(ConnState::Handshaking),
             inner: Mutex::new(Inner {
                 session,
@@ -135,6 +184,7 @@ impl Conn {
                 ends_at: None,
                 closed: None,
                 opening: Vec::new(),
+                attaching: None,
             }),
             clock,
         })
@@ -211,6 +261,18 @@ impl Conn {
         Ok(id)
     }
 
+    /// From now on the session is renewed with each new credential of ours.
+    pub(crate) fn follow_identity(&self) {
+        self.follows_identity.store(true, Ordering::Release);
+    }
+
+    /// There is a new credential.
+    pub(crate) fn set_local(&self, local: &Local) {
+        if self.follows_identity.load(Ordering::Acquire) {
+            self.with_session(|session, now| session.set_local(now, local.clone()));
+        }
+    }
+
     /// New rules: streams and session that they do not allow end.
     pub(crate) fn set_rules(&self, rules: Rules) {
         self.with_session(|session, now| session.set_rules(now, rules));
@@ -228,12 +290,12 @@ impl Conn {
 
     // --- for the driver ---
 
-    /// Feeds packets that came in. The caller polls afterwards.
-    pub(crate) fn input(&self, packets: impl Iterator<Item = BytesMut>) {
+    /// Feeds packets that came in on a path. The caller polls afterwards.
+    pub(crate) fn input(&self, path: PathId, packets: impl Iterator<Item = BytesMut>) {
         let mut inner = self.lock();
         let now = self.clock.now();
         for packet in packets {
-            inner.session.handle_input(now, PathId::FIRST, packet);
+            inner.session.handle_input(now, path, packet);
         }
     }
 
@@ -246,7 +308,7 @@ impl Conn {
         let is_past = |at: Option<Duration>| at.is_some_and(|at| now.mono >= at);
         let why = if is_past(inner.ends_at) {
             "time without a credential is over"
-        } else if is_past(idle) && self.circuit_may_idle_out() {
+        } else if is_past(idle) && self.bond != Bond::Link {
             "no stream for a while"
         } else {
             return;
@@ -259,21 +321,39 @@ impl Conn {
         self.lock().session.release_memory();
     }
 
-    /// Lets the session go on, until there are packets or nothing is left.
-    pub(crate) fn poll(self: &Arc<Self>, batch: &mut Batch, polled: &mut Polled) -> Progress {
+    /// Lets the session go on, until there are packets for `path` or nothing is
+    /// left. Without a path (the batch has no room then) there are no packets.
+    pub(crate) fn poll(
+        self: &Arc<Self>,
+        path: Option<PathId>,
+        batch: &mut Batch,
+        polled: &mut Polled,
+    ) -> Progress {
         self.dirty.store(false, Ordering::Release);
+        if let Some(path) = path {
+            batch.set_path(path);
+        }
         let mut inner = self.lock();
         let now = self.clock.now();
         loop {
             match inner.session.poll_output(now, batch) {
                 Output::Transmit { .. } => return Progress::Transmit,
                 Output::Event(event) => self.on_event(&mut inner, event, polled),
-                Output::Timeout(at) => return Progress::Drained(inner.next_timer(at)),
+                Output::Timeout(at) => {
+                    // What happened here may be for another driver to send.
+                    if self.routes.are_many()
+                        && let Some(other) = inner.session.pending_path()
+                        && Some(other) != path
+                    {
+                        self.routes.wake_path(other);
+                    }
+                    return Progress::Drained(inner.next_timer(at));
+                }
             }
         }
     }
 
-    /// The link or circuit below is gone: everything ends here, nobody is told.
+    /// Everything ends here, nobody is told: there is no way to the peer.
     pub(crate) fn lost(&self, refusal: &Refusal) {
         let mut wakers = Vec::new();
         let mut inner = self.lock();
@@ -306,7 +386,7 @@ impl Conn {
     /// Tells the driver that there may be output.
     pub(crate) fn mark_dirty(&self) {
         if !self.dirty.swap(true, Ordering::AcqRel) {
-            self.link.wake_for(self.circuit);
+            self.routes.wake();
         }
     }
 
@@ -355,8 +435,6 @@ impl Conn {
             Event::Renewed(peer) => {
                 self.state.send_replace(ConnState::Ready(peer));
             }
-            // This session has one path only.
-            Event::PathActive { .. } | Event::PathFailed { .. } | Event::PathSilent { .. } => {}
             Event::Reset { stream, refusal } => match inner.streams.get_mut(&stream) {
                 Some(slot) => {
                     slot.recv_error.get_or_insert(StreamError::Reset(refusal));
@@ -389,9 +467,14 @@ impl Conn {
                 self.metrics.streams_refused.inc();
                 log_refused(&peer, target, &refusal, decision.as_deref());
             }
+            Event::PathActive { path } => self.on_path_active(inner, path),
+            Event::PathFailed { path } => self.on_path_failed(inner, path),
+            Event::PathSilent { path } => polled.notices.push(Notice::PathSilent(path)),
             Event::Closed { refusal, .. } => {
                 inner.end(&refusal, &mut polled.wakers);
                 self.set_closed(&refusal);
+                // Drivers of its other circuits take it off them.
+                self.routes.wake();
                 polled.notices.push(Notice::Closed);
             }
         }
@@ -402,10 +485,6 @@ impl Conn {
         if matches!(before, ConnState::Ready(_)) {
             self.metrics.sessions.dec();
         }
-    }
-
-    fn circuit_may_idle_out(&self) -> bool {
-        !(self.link.is_relay_link() && self.circuit == 0)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -425,6 +504,7 @@ impl Inner {
     /// The session is over: so are all streams.
     fn end(&mut self, refusal: &Refusal, wakers: &mut Vec<Waker>) {
         self.closed = Some(refusal.clone());
+        self.attaching = None;
         wakers.append(&mut self.opening);
         for slot in self.streams.values_mut() {
             let error = || StreamError::SessionClosed(refusal.clone());
@@ -439,7 +519,7 @@ impl std::fmt::Debug for Conn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Conn")
             .field("id", &self.id)
-            .field("circuit", &self.circuit)
+            .field("routes", &self.routes)
             .finish_non_exhaustive()
     }
 }

@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use fairway_channel::Batch;
 use fairway_channel::limits::MAX_BATCH;
+use fairway_channel::{Batch, PathId};
 use fairway_control::limits::LINK_HEADER;
 use fairway_control::link::{CircuitId, FrameError, FrameKind, Run, header};
 use fairway_daemon::Entry;
@@ -24,7 +24,7 @@ use super::LinkReader;
 use super::circuit::{Circuit, Timers};
 use super::control::LinkControl;
 use super::shared::{LinkKind, LinkShared, LinkState};
-use crate::conn::{Conn, Notice, Polled, Progress, lost};
+use crate::conn::{Conn, Gone, Notice, Polled, Progress, lost};
 use crate::limits::{
     BATCHES_PER_SESSION, BATCHES_PER_TURN, LINK_CLOSE_TIMEOUT, QUIET, READ_SIZE_MAX, READS_PER_TURN,
 };
@@ -80,8 +80,10 @@ pub(crate) struct Driver<IO> {
     /// On links to relays.
     pub(super) control: LinkControl,
     pub(super) draining: bool,
-    /// Circuits whose dialler has not shown who they are.
+    /// Circuits whose dialler has not shown who they are...
     pub(super) n_half_open: usize,
+    /// ...and until when they have to: all of them the same time.
+    pub(super) half_open: VecDeque<(Instant, u32)>,
     /// Counts this link, if it was accepted.
     entry: Option<Entry>,
     /// Whoever accepted it does not know who is at the other end.
@@ -99,7 +101,7 @@ impl<IO: LinkIo> Driver<IO> {
         let mut driver = Self {
             control: LinkControl::new(node.instance),
             node,
-            shared: conn.link.clone(),
+            shared: conn.first_link().expect("a session is made on a circuit"),
             io,
             reader: LinkReader::new(),
             batch: Batch::new(LINK_HEADER),
@@ -113,6 +115,7 @@ impl<IO: LinkIo> Driver<IO> {
             polled: Polled::default(),
             draining: false,
             n_half_open: 0,
+            half_open: VecDeque::new(),
             is_half_open: entry.is_some(),
             entry,
             read_at: Instant::now(),
@@ -121,7 +124,8 @@ impl<IO: LinkIo> Driver<IO> {
             refusal: lost("the link was given up"),
         };
         driver.node.metrics.links.inc();
-        driver.circuits.insert(0, Circuit::new(Some(conn)));
+        let own = Circuit::new(Some((conn, PathId::FIRST)));
+        driver.circuits.insert(0, own);
         driver.make_ready(0);
         driver
     }
@@ -231,9 +235,13 @@ impl<IO: LinkIo> Driver<IO> {
                 self.control.credit(CircuitId(id), max_bytes);
             }
         }
-        if let Some(conn) = self.circuits.get(&id).and_then(|c| c.conn.as_ref()) {
-            conn.input(std::iter::from_fn(|| run.next_payload()));
-            self.make_ready(id);
+        match self.circuits.get(&id).map(|circuit| &circuit.conn) {
+            Some(Some((conn, path))) => {
+                conn.input(*path, std::iter::from_fn(|| run.next_payload()));
+                self.make_ready(id);
+            }
+            Some(None) => self.meet(id, run),
+            None => {}
         }
     }
 
@@ -270,11 +278,11 @@ impl<IO: LinkIo> Driver<IO> {
             return Ok(());
         };
         circuit.is_ready = false;
-        let Some(conn) = circuit.conn.clone() else {
+        let Some((conn, path)) = circuit.conn.clone() else {
             return Ok(());
         };
         loop {
-            match self.poll_session(id, &conn) {
+            match self.poll_session(id, &conn, path) {
                 Progress::Transmit => {
                     if self.batch.len() >= MAX_BATCH {
                         self.flush(cx)?;
@@ -299,21 +307,35 @@ impl<IO: LinkIo> Driver<IO> {
             self.held.push(id);
         }
         self.act(id)?;
+        self.note_proof(id, &conn, path);
         self.reap(id, &conn)
+    }
+
+    /// A session that came back over this circuit may have shown itself.
+    fn note_proof(&mut self, id: u32, conn: &Conn, path: PathId) {
+        if path != PathId::FIRST
+            && let Some(circuit) = self.circuits.get_mut(&id)
+            && circuit.is_half_open
+            && conn.is_proven(path)
+        {
+            circuit.is_half_open = false;
+            self.n_half_open -= 1;
+        }
     }
 
     /// Acts on what a session has to say, without sending anything.
     pub(super) fn hear_out(&mut self, id: u32) -> Result<(), LinkEnd> {
         let circuit = self.circuits.get(&id);
-        if let Some(conn) = circuit.and_then(|circuit| circuit.conn.clone()) {
+        if let Some((conn, path)) = circuit.and_then(|circuit| circuit.conn.clone()) {
             self.batch.set_room(0);
-            while let Progress::Transmit = conn.poll(&mut self.batch, &mut self.polled) {}
+            let (batch, polled) = (&mut self.batch, &mut self.polled);
+            while let Progress::Transmit = conn.poll(Some(path), batch, polled) {}
             self.act(id)?;
         }
         Ok(())
     }
 
-    fn poll_session(&mut self, id: u32, conn: &Arc<Conn>) -> Progress {
+    fn poll_session(&mut self, id: u32, conn: &Arc<Conn>, path: PathId) -> Progress {
         let Some(circuit) = self.circuits.get_mut(&id) else {
             return Progress::Drained(None);
         };
@@ -324,7 +346,7 @@ impl<IO: LinkIo> Driver<IO> {
             _ => credit,
         });
         let n_before = self.batch.len();
-        let progress = conn.poll(&mut self.batch, &mut self.polled);
+        let progress = conn.poll(Some(path), &mut self.batch, &mut self.polled);
         for frame in self.batch.packets_mut().skip(n_before) {
             let length = frame.len() - LINK_HEADER;
             let header = header(FrameKind::Data, CircuitId(id), length)
@@ -374,18 +396,16 @@ impl<IO: LinkIo> Driver<IO> {
 
     fn act(&mut self, id: u32) -> Result<(), LinkEnd> {
         let mut polled = std::mem::take(&mut self.polled);
-        polled.wakers.drain(..).for_each(Waker::wake);
-        if let Some(trust) = polled.learned.take() {
-            self.node.learn_trust(trust);
-        }
-        for opened in polled.incoming.drain(..) {
-            self.node.dispatch(opened);
-        }
+        polled.settle(&self.node);
         for notice in polled.notices.drain(..) {
-            if id == 0 {
-                self.on_link_notice(notice)?;
-            } else if let Notice::Established(_) = notice {
-                self.on_established(id);
+            match notice {
+                notice if id == 0 => self.on_link_notice(notice)?,
+                Notice::Established(_) => self.on_established(id),
+                Notice::PathSilent(path) => self.on_path_silent(id, path),
+                Notice::Readable(_)
+                | Notice::Writable
+                | Notice::StreamOver(..)
+                | Notice::Closed => {}
             }
         }
         // Keeps the vectors' memory.
@@ -395,10 +415,33 @@ impl<IO: LinkIo> Driver<IO> {
 
     fn on_established(&mut self, id: u32) {
         self.node.metrics.sessions_opened.inc();
+        if !self.shared.is_up() {
+            // The link was told to go meanwhile.
+            self.move_own_sessions();
+        }
         if let Some(circuit) = self.circuits.get_mut(&id)
             && std::mem::take(&mut circuit.is_half_open)
         {
             self.n_half_open -= 1;
+            // It may come back over another circuit.
+            if let Some((conn, _)) = &circuit.conn {
+                self.node.expect_back(conn);
+            }
+        }
+    }
+
+    /// Nothing comes from the peer of a session: is it this link? Its own
+    /// session is asked. The session looks for another circuit meanwhile.
+    fn on_path_silent(&mut self, id: u32, path: PathId) {
+        let Some((conn, _)) = self.circuits.get(&id).and_then(|c| c.conn.clone()) else {
+            return;
+        };
+        if let Some((link, _)) = self.circuits.get(&0).and_then(|c| c.conn.as_ref()) {
+            link.ping();
+        }
+        if conn.outgoing {
+            conn.ask_to_move(path);
+            self.node.look_after(&conn);
         }
     }
 
@@ -424,6 +467,11 @@ impl<IO: LinkIo> Driver<IO> {
                 if self.control.is_on(stream) {
                     return Err(LinkEnd::Session(refusal));
                 }
+            }
+            // The keeper makes another link, and then drains this one.
+            Notice::PathSilent(_) => {
+                self.shared.set_state(LinkState::Silent);
+                self.move_own_sessions();
             }
             Notice::Closed => {}
         }
@@ -479,11 +527,12 @@ impl<IO: LinkIo> Driver<IO> {
                 continue;
             };
             circuit.timer = None;
-            if let Some(conn) = &circuit.conn {
+            if let Some((conn, _)) = &circuit.conn {
                 conn.timeout();
                 self.make_ready(id);
             }
         }
+        self.give_up_half_open(now);
         self.control.retry_refused(now);
         if self.holds_buffers && now.duration_since(self.read_at) >= QUIET && self.batch.is_empty()
         {
@@ -498,7 +547,7 @@ impl<IO: LinkIo> Driver<IO> {
         self.polled = Polled::default();
         self.holds_buffers = false;
         for circuit in self.circuits.values() {
-            if let Some(conn) = &circuit.conn {
+            if let Some((conn, _)) = &circuit.conn {
                 conn.release_memory();
             }
         }
@@ -508,7 +557,13 @@ impl<IO: LinkIo> Driver<IO> {
     /// is: timers move back with every packet, and waking in vain is cheaper.
     fn arm(&mut self, cx: &mut Context<'_>) {
         let quiet = self.holds_buffers.then(|| self.read_at + QUIET);
-        let candidates = [self.timers.first(), quiet, self.control.retry_at()];
+        let half_open = self.half_open.front().map(|&(at, _)| at);
+        let candidates = [
+            self.timers.first(),
+            quiet,
+            half_open,
+            self.control.retry_at(),
+        ];
         let Some(first) = candidates.into_iter().flatten().min() else {
             return;
         };
@@ -526,9 +581,9 @@ impl<IO> Drop for Driver<IO> {
     fn drop(&mut self) {
         self.node.metrics.links.dec();
         self.shared.close(self.refusal.to_string());
-        for circuit in self.circuits.values() {
-            if let Some(conn) = &circuit.conn {
-                conn.lost(&self.refusal);
+        for circuit in std::mem::take(&mut self.circuits).into_values() {
+            if let Some((conn, path)) = circuit.conn {
+                self.node.path_gone(&conn, path, &Gone::from(&self.refusal));
             }
         }
     }

@@ -4,13 +4,14 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use fairway_channel::PathId;
 use fairway_control::Reason;
 use fairway_control::link::{CircuitId, Instance};
 use fairway_identity::Address;
 use futures::task::AtomicWaker;
 use tokio::sync::{oneshot, watch};
 
-use crate::conn::{Conn, lost};
+use crate::conn::{Conn, Gone, lost};
 
 /// A link as others see it.
 pub(crate) struct LinkShared {
@@ -48,6 +49,9 @@ pub(crate) enum LinkState {
         /// Names that the relay sends to us, in text.
         registered: Arc<[Address]>,
     },
+    /// Nothing is heard from the other end: no new circuits, and those that
+    /// there are look for others.
+    Silent,
     /// No new circuits; closes with the last one.
     Draining,
     /// Over, and why.
@@ -65,10 +69,17 @@ pub(crate) enum Command {
         conn: Option<Arc<Conn>>,
         reply: oneshot::Sender<Result<(), Reason>>,
     },
-    /// The session for a circuit that was opened without one.
-    Attach(Arc<Conn>),
+    /// The session for a circuit that was opened without one, and which of its
+    /// paths that is.
+    Attach {
+        circuit: CircuitId,
+        conn: Arc<Conn>,
+        path: PathId,
+    },
     /// The caller that a circuit was opened for went away.
     Abandon(CircuitId),
+    /// The session of this circuit has moved to another.
+    Leave(CircuitId),
     /// These names, and no others, are wanted here.
     Names(Arc<[Address]>),
     /// No new circuits; close with the last one.
@@ -97,10 +108,6 @@ impl LinkShared {
         })
     }
 
-    pub(crate) fn is_relay_link(&self) -> bool {
-        self.kind == LinkKind::Relay
-    }
-
     /// A circuit id that was not used before; `None` once they are used up.
     pub(crate) fn take_circuit(&self) -> Option<CircuitId> {
         let taken = self
@@ -123,8 +130,10 @@ impl LinkShared {
             return;
         }
         drop(queue);
-        if let Command::Attach(conn) = command {
-            conn.lost(&lost("the link ended before the circuit was used"));
+        if let Command::Attach { conn, path, .. } = command {
+            let why = lost("the link ended before the circuit was used");
+            // Whoever moves it looks for another circuit.
+            conn.path_gone(path, &Gone::from(&why));
         }
     }
 

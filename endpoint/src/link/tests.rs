@@ -197,10 +197,11 @@ async fn a_link_that_breaks_ends_its_streams_with_the_reason() {
 async fn who_asks_a_link_that_has_ended_is_told_at_once() {
     let (near, far) = duplex(1 << 16);
     let (conn, dialler) = dial(&pump(), COLLECTOR, near);
+    let link = conn.first_link().unwrap();
     drop(far);
     dialler.await.unwrap();
     let (reply, answer) = tokio::sync::oneshot::channel();
-    conn.link.command(super::Command::Open {
+    link.command(super::Command::Open {
         circuit: fairway_control::link::CircuitId::FIRST_OF_ENDPOINT,
         destination: Address::Authority,
         instance: None,

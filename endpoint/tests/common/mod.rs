@@ -77,6 +77,25 @@ pub async fn workload(
     workload_with_token(authority, front, &token).await
 }
 
+/// The same, whose sessions wait only so long for a link.
+pub async fn workload_that_waits(
+    authority: &Authority,
+    front: &Endpoint,
+    account: &str,
+    services: &[&str],
+    session_wait: Duration,
+) -> (Endpoint, mpsc::Receiver<Incoming>) {
+    let token = authority.token(&format!("factory/{account}/{}", services.join(",")));
+    let mut config = EndpointConfig::new(authority.trust_domain(), authority.pin());
+    config.credential = CredentialSource::Workload { token };
+    config.authority = Some(host_port(front.listen_address().unwrap()));
+    config.relay_use = RelayUse::All;
+    config.session_wait = session_wait;
+    let (sender, incoming) = mpsc::channel(16);
+    config.incoming = Some(sender);
+    (Endpoint::start(config).await.unwrap(), incoming)
+}
+
 /// A sidecar that shows this token.
 pub async fn workload_with_token(
     authority: &Authority,
@@ -126,6 +145,26 @@ pub async fn device_by(
         .map(|(p, s)| (*p, (*s).to_owned()))
         .collect();
     config.clock = clock;
+    let (sender, incoming) = mpsc::channel(16);
+    config.incoming = Some(sender);
+    (Endpoint::start(config).await.unwrap(), incoming)
+}
+
+/// The same, whose sessions wait only so long for a link.
+pub async fn device_that_waits(
+    authority: &Authority,
+    relays: &[RelayAddress],
+    name: &str,
+    session_wait: Duration,
+) -> (Endpoint, mpsc::Receiver<Incoming>) {
+    let mut config = EndpointConfig::new(authority.trust_domain(), authority.pin());
+    config.credential = CredentialSource::Device {
+        namespace: label("factory"),
+        name: label(name),
+        key: authority.enrolled(name),
+    };
+    config.relays = relays.to_vec();
+    config.session_wait = session_wait;
     let (sender, incoming) = mpsc::channel(16);
     config.incoming = Some(sender);
     (Endpoint::start(config).await.unwrap(), incoming)

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use fairway_control::limits::LINK_HEADER;
-use fairway_control::link::{CircuitId, FrameKind, Run, ToEndpoint, ToRelay, header};
+use fairway_control::link::{CircuitId, FrameKind, Instance, Run, ToEndpoint, ToRelay, header};
 use fairway_control::{FrameReader, Message, Reason, frame, reason};
 use fairway_endpoint::link::LinkReader;
 use fairway_identity::{Address, Clock, RelayAddress, UnixSeconds};
@@ -38,8 +38,12 @@ struct Shared {
 
 #[derive(Default)]
 struct Books {
-    names: BTreeMap<Address, mpsc::UnboundedSender<ToLink>>,
+    names: BTreeMap<Address, (Instance, mpsc::UnboundedSender<ToLink>)>,
+    /// Packets that began a circuit, as they came: what a relay that means ill
+    /// has to replay.
+    firsts: Vec<(Address, Bytes)>,
     links: Vec<mpsc::UnboundedSender<ToLink>>,
+    closed: Vec<String>,
     n_circuits: usize,
     n_links: usize,
 }
@@ -47,6 +51,8 @@ struct Books {
 enum ToLink {
     Frames(BytesMut),
     Tell(ToEndpoint),
+    /// A circuit from nobody, with this as its first packet.
+    Replay(Address, Bytes),
     /// Somebody dialled a name of this link: from which link and circuit.
     Join(Address, mpsc::UnboundedSender<ToLink>, u32),
     /// The other half of a circuit: ours, the other link, its circuit.
@@ -105,6 +111,28 @@ impl Relay {
         }
     }
 
+    /// Opens a circuit to whoever has `name`, with the first packet of an
+    /// earlier circuit to it: every one whose first byte is `kind`. The answer
+    /// is how many there were.
+    pub fn replay(&self, name: &Address, kind: u8) -> usize {
+        let books = self.shared.books.lock().unwrap();
+        let (_, to) = &books.names[name];
+        let packets = books
+            .firsts
+            .iter()
+            .filter(|(dialled, packet)| dialled == name && packet.first() == Some(&kind));
+        let packets: Vec<_> = packets.map(|(_, packet)| packet.clone()).collect();
+        for packet in &packets {
+            let _ = to.send(ToLink::Replay(name.clone(), packet.clone()));
+        }
+        packets.len()
+    }
+
+    /// Circuits that an endpoint closed, with the word why.
+    pub fn closed(&self) -> Vec<String> {
+        self.shared.books.lock().unwrap().closed.clone()
+    }
+
     /// Ends abruptly, with all links.
     pub fn kill(&self) {
         self.killed.cancel();
@@ -122,6 +150,8 @@ struct Link {
     me: mpsc::UnboundedSender<ToLink>,
     inbox: mpsc::UnboundedReceiver<ToLink>,
     circuits: BTreeMap<u32, (mpsc::UnboundedSender<ToLink>, u32)>,
+    /// Circuits of which nothing has come yet.
+    dialled: BTreeMap<u32, Address>,
     /// What came on circuits before they were joined.
     early: BTreeMap<u32, Vec<Run>>,
     next: CircuitId,
@@ -153,6 +183,7 @@ impl Link {
             me,
             inbox,
             circuits: BTreeMap::new(),
+            dialled: BTreeMap::new(),
             early: BTreeMap::new(),
             next: CircuitId::FIRST_OF_RELAY,
         }
@@ -189,11 +220,22 @@ impl Link {
                 while let Some(packet) = run.next_payload() {
                     self.session.handle_input(now, PathId::FIRST, packet);
                 }
-            } else if let Some((other, id)) = self.circuits.get(&circuit.0) {
+                continue;
+            }
+            self.note_first(circuit, &run);
+            if let Some((other, id)) = self.circuits.get(&circuit.0) {
                 let _ = other.send(ToLink::Frames(run.rewrite(CircuitId(*id))));
             } else {
                 self.early.entry(circuit.0).or_default().push(run);
             }
+        }
+    }
+
+    fn note_first(&mut self, circuit: CircuitId, run: &Run) {
+        if let Some(dialled) = self.dialled.remove(&circuit.0) {
+            let packet = Bytes::copy_from_slice(run.first_payload());
+            let mut books = self.shared.books.lock().unwrap();
+            books.firsts.push((dialled, packet));
         }
     }
 
@@ -212,6 +254,18 @@ impl Link {
                     destination,
                 });
                 let _ = other.send(ToLink::Joined(other_id, self.me.clone(), circuit.0));
+            }
+            ToLink::Replay(destination, packet) => {
+                let circuit = self.next;
+                self.next = circuit.next().unwrap();
+                self.tell(&ToEndpoint::Incoming {
+                    circuit,
+                    destination,
+                });
+                // The announcement has to be out before the packet.
+                self.drain().await;
+                let head = header(FrameKind::Data, circuit, packet.len()).unwrap();
+                let _ = self.io.write_all(&[&head[..], &packet].concat()).await;
             }
             ToLink::Joined(circuit, other, other_id) => {
                 for run in self.early.remove(&circuit).unwrap_or_default() {
@@ -274,10 +328,11 @@ impl Link {
 
     fn on_message(&mut self, message: ToRelay) {
         match message {
-            ToRelay::Register { names, .. } => {
+            ToRelay::Register { names, instance } => {
                 for name in names {
                     let mut books = self.shared.books.lock().unwrap();
-                    books.names.insert(name.clone(), self.me.clone());
+                    let here = (instance, self.me.clone());
+                    books.names.insert(name.clone(), here);
                     drop(books);
                     self.tell(&ToEndpoint::Registered { name });
                 }
@@ -288,7 +343,7 @@ impl Link {
                     if books
                         .names
                         .get(&name)
-                        .is_some_and(|to| to.same_channel(&self.me))
+                        .is_some_and(|(_, to)| to.same_channel(&self.me))
                     {
                         books.names.remove(&name);
                     }
@@ -297,12 +352,14 @@ impl Link {
             ToRelay::Open {
                 circuit,
                 destination,
-                instance: _,
+                instance,
             } => {
+                self.dialled.insert(circuit.0, destination.clone());
                 let mut books = self.shared.books.lock().unwrap();
                 let join = ToLink::Join(destination.clone(), self.me.clone(), circuit.0);
                 let known = books.names.get(&destination);
-                if known.is_some_and(|to| to.send(join).is_ok()) {
+                let is_it = |is: &Instance| instance.is_none_or(|wanted| wanted == *is);
+                if known.is_some_and(|(is, to)| is_it(is) && to.send(join).is_ok()) {
                     books.n_circuits += 1;
                 } else {
                     drop(books);
@@ -311,6 +368,9 @@ impl Link {
                 }
             }
             ToRelay::Close { circuit, reason } => {
+                let mut books = self.shared.books.lock().unwrap();
+                books.closed.push(reason.word().to_owned());
+                drop(books);
                 if let Some((other, id)) = self.circuits.remove(&circuit.0) {
                     let circuit = CircuitId(id);
                     let _ = other.send(ToLink::Tell(ToEndpoint::Closed { circuit, reason }));
@@ -335,6 +395,18 @@ impl Link {
         let mut output = BytesMut::from(std::mem::take(&mut self.output));
         output.extend_from_slice(&frame(message).unwrap());
         self.output = output.freeze();
+    }
+}
+
+/// The link is gone: whoever is at the other end of a circuit hears of it.
+impl Drop for Link {
+    fn drop(&mut self) {
+        for (other, id) in self.circuits.values() {
+            let (circuit, reason) = (CircuitId(*id), Reason::new(reason::LINK_LOST, ""));
+            let _ = other.send(ToLink::Tell(ToEndpoint::Closed { circuit, reason }));
+        }
+        let mut books = self.shared.books.lock().unwrap();
+        books.names.retain(|_, (_, to)| !to.same_channel(&self.me));
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Installation {
     pub authority: TestAuthority,
     pub front: HostPort,
     pub relay: Relay,
-    _front: Endpoint,
+    pub front_endpoint: Endpoint,
 }
 
 /// The relay's process; killed with the test.
@@ -94,8 +94,31 @@ impl Installation {
             authority,
             front: listen,
             relay,
-            _front: front,
+            front_endpoint: front,
         }
+    }
+
+    /// One more relay: the front and the collector are told of it.
+    pub async fn another_relay(&self) -> Relay {
+        let address = RelayAddress::from(free_address().await);
+        let relays = vec![self.relay.address.clone(), address.clone()];
+        self.authority.tell(
+            &format!("ns/{SYSTEM_NAMESPACE}/sa/fairway-authority"),
+            State {
+                relays: relays.clone(),
+                ready: true,
+                ..State::default()
+            },
+        );
+        self.authority
+            .tell("ns/factory/sa/collector", collector_state(relays));
+        self.relay_at(address).await
+    }
+
+    /// A relay's process at this address.
+    pub async fn relay_at(&self, address: RelayAddress) -> Relay {
+        let dir = self.dir.path();
+        Relay::start(dir, &self.authority, &self.front, address, |_, _| {}).await
     }
 
     /// A sidecar whose port 1883 every device may call.
@@ -107,18 +130,7 @@ impl Installation {
         self.authority.certify("ns/factory/sa/collector", claims);
         self.authority.tell(
             "ns/factory/sa/collector",
-            State {
-                policies: allow_devices(),
-                doors: vec![Door {
-                    service: label("collector"),
-                    port: 1883,
-                    target_port: 1883,
-                }],
-                ready: true,
-                relays: vec![self.relay.address.clone()],
-                names: vec![COLLECTOR.parse().unwrap()],
-                ..State::default()
-            },
+            collector_state(vec![self.relay.address.clone()]),
         );
         let (sender, incoming) = mpsc::channel(8);
         let mut config = self.config();
@@ -246,6 +258,12 @@ impl Relay {
         }
     }
 
+    /// At once, without a word.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     pub fn terminate(&self) {
         let id = self.child.id().to_string();
         let status = Command::new("kill").args(["-TERM", &id]).status().unwrap();
@@ -279,6 +297,21 @@ pub async fn echo(mut incoming: mpsc::Receiver<Incoming>) {
                 let _ = write.shutdown().await;
             }
         });
+    }
+}
+
+fn collector_state(relays: Vec<RelayAddress>) -> State {
+    State {
+        policies: allow_devices(),
+        doors: vec![Door {
+            service: label("collector"),
+            port: 1883,
+            target_port: 1883,
+        }],
+        ready: true,
+        relays,
+        names: vec![COLLECTOR.parse().unwrap()],
+        ..State::default()
     }
 }
 
