@@ -73,6 +73,10 @@ pub const SERVICES_MAX: usize = fairway_identity::limits::SERVICES;
 /// Longest name of a service that a device offers.
 pub const SERVICE_NAME_MAX: usize = fairway_identity::limits::DEVICE_SERVICE_NAME_LEN;
 
+/// Tickets that a relay is told about. Holders of others draw on the budget of
+/// those who show nothing.
+pub const TICKETS_MAX: usize = 8 * 1024;
+
 /// Relays that an endpoint is told about.
 pub const RELAYS_MAX: usize = 32;
 

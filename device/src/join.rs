@@ -1,12 +1,13 @@
 //! Enrolment: a ticket becomes an identity of the device's own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fairway_endpoint::{
     AuthorityClient, AuthorityError, ClockSource, Endpoint, EndpointConfig, Keep, OpenError,
     StartError, Store as _,
 };
-use fairway_identity::{Ticket, UnixSeconds};
+use fairway_identity::{Ed25519Key, Ticket, UnixSeconds};
 use tokio::time::Instant;
 
 use crate::{Config, ConfigError, Enrolment, StateDir, StateError};
@@ -116,6 +117,7 @@ pub async fn join_with(
         config.relays.clone_from(&enrolment.relays);
     }
     config.links = settings.link_options()?;
+    config.ticket = Some(Arc::new(Ed25519Key::from_seed(*ticket.key().seed())));
     config.clock = ClockSource::Unknown {
         floor: state.time_floor(),
     };

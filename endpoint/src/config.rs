@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fairway_identity::{
-    Address, HostPort, Label, RelayAddress, RootHash, Signer, TrustDomain, UnixSeconds,
+    Address, Ed25519Key, HostPort, Label, RelayAddress, RootHash, Signer, TrustDomain, UnixSeconds,
     VerifiedTrustSet,
 };
 use tokio::sync::mpsc;
@@ -27,6 +27,9 @@ pub struct EndpointConfig {
     pub trust: Option<VerifiedTrustSet>,
     /// How credentials are obtained and renewed.
     pub credential: CredentialSource,
+    /// The key of a ticket, for joining: relays have a budget of its own for
+    /// whoever holds one.
+    pub ticket: Option<Arc<Ed25519Key>>,
     /// A credential from an earlier run, used until it expires.
     pub saved: Option<SavedCredential>,
     /// The authority's own address (`host:port`), for endpoints that reach it
@@ -72,6 +75,7 @@ impl EndpointConfig {
             pin,
             trust: None,
             credential: CredentialSource::Anonymous,
+            ticket: None,
             saved: None,
             authority: None,
             relays: Vec::new(),

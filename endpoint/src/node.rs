@@ -137,7 +137,8 @@ impl Node {
             | CredentialSource::Workload { .. }
             | CredentialSource::Front { .. } => None,
         };
-        let identity = Identity::anonymous(config.pin, instance, device, config.trust);
+        let identity =
+            Identity::anonymous(config.pin, instance, device, config.trust, config.ticket);
         let node = Arc::new(Self {
             clock,
             metrics: config.metrics,

@@ -39,7 +39,7 @@ pub(crate) fn core(data: &[u8]) {
     }
     assert_eq!(
         Class::ALL.map(|class| run.core.usage_of(class)),
-        [(0, 0); 4]
+        [(0, 0); 5]
     );
     let stats = run.core.stats();
     assert_eq!((stats.names, stats.queued_bytes), (0, 0));

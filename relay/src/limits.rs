@@ -202,8 +202,25 @@ pub const BUDGETS: Budgets = Budgets {
         bytes_per_circuit: Some(256 * 1024),
         lifetime: Some(Duration::from_secs(60)),
     },
-    // The same for enrolling. Whoever holds no credential at all shares this
-    // with noise, and nobody else does.
+    // The same for enrolling: whoever holds a ticket that has not expired.
+    ticket: Budget {
+        links: 1_024,
+        circuits: 512,
+        circuits_per_link: 4,
+        opens: Rate {
+            per_second: 50,
+            burst: 200,
+        },
+        opens_per_link: Rate {
+            per_second: 1,
+            burst: 8,
+        },
+        names_per_link: NAME_CHANGES,
+        bytes_per_circuit: Some(256 * 1024),
+        lifetime: Some(Duration::from_secs(60)),
+    },
+    // Whoever shows nothing at all shares this with noise, and nobody else does:
+    // a newcomer whose ticket this relay has not heard of yet.
     anonymous: Budget {
         links: 1_024,
         circuits: 512,

@@ -100,7 +100,7 @@ pub(crate) fn check_caller(
 ) -> Result<Standing, Refusal> {
     let Some(credential) = &hello.credential else {
         return match known.rules.admit {
-            Admit::AlsoAnonymous => Ok(Standing::Anonymous),
+            Admit::AlsoAnonymous => ticket_holder(hello, proven_key, known.rules),
             Admit::Credentialed => Err(Refusal::new(
                 code::ANONYMOUS,
                 "this endpoint talks only to peers with a credential",
@@ -122,13 +122,28 @@ pub(crate) fn check_caller(
     Ok(standing)
 }
 
+/// Somebody without a credential. A ticket that is not known (any more) is as
+/// good as none; one that does not vouch for this peer is a lie.
+fn ticket_holder(hello: &Hello, proven_key: &[u8; 32], rules: &Rules) -> Result<Standing, Refusal> {
+    let Some(ticket) = &hello.ticket else {
+        return Ok(Standing::Anonymous);
+    };
+    let id = ticket
+        .verify(proven_key)
+        .map_err(|error| Refusal::new(code::CREDENTIAL_REFUSED, format!("the ticket: {error}")))?;
+    Ok(match rules.tickets.contains(&id) {
+        true => Standing::TicketHolder(id),
+        false => Standing::Anonymous,
+    })
+}
+
 /// A renewal shows the same subject as before, or nobody as before. Expired
 /// may become valid.
 pub(crate) fn check_same(before: &Standing, now: &Standing) -> Result<(), Refusal> {
     let of = |standing: &Standing| match standing {
         Standing::Verified(peer) => Some((peer.id().clone(), peer.uid().clone())),
         Standing::Expired(peer) => Some((peer.id().clone(), peer.uid().clone())),
-        Standing::Anonymous => None,
+        Standing::TicketHolder(_) | Standing::Anonymous => None,
     };
     if of(before) == of(now) {
         return Ok(());
@@ -160,6 +175,7 @@ pub(crate) fn check_again(
     known: &Known<'_>,
 ) -> Result<Standing, Refusal> {
     let standing = match standing {
+        Standing::TicketHolder(id) => Standing::TicketHolder(*id),
         Standing::Anonymous => Standing::Anonymous,
         Standing::Expired(was) => {
             genuine(credential, Form::Full, proven_key, known)?;
@@ -185,7 +201,7 @@ pub(crate) fn check_revoked(standing: &Standing, rules: &Rules) -> Result<(), Re
     match standing {
         Standing::Verified(peer) => revoked(peer.id(), peer.uid(), peer.issued_at()),
         Standing::Expired(peer) => revoked(peer.id(), peer.uid(), peer.issued_at()),
-        Standing::Anonymous => Ok(()),
+        Standing::TicketHolder(_) | Standing::Anonymous => Ok(()),
     }
 }
 

@@ -1,10 +1,12 @@
 //! What a session is given: who this side is, by which rules it plays, and
 //! what time it is.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use fairway_channel::{StaticSecret, Time};
+use fairway_identity::proof::{TicketHolder, TicketId};
 use fairway_identity::{Clock, RevocationList, RootHash, VerifiedTrustSet};
 use fairway_policy::PolicySet;
 
@@ -27,6 +29,7 @@ pub struct Local {
     pub(crate) pin: RootHash,
     pub(crate) trust: Option<VerifiedTrustSet>,
     pub(crate) instance: [u8; 16],
+    pub(crate) ticket: Option<Arc<TicketHolder>>,
 }
 
 /// Both forms of one credential, as issued.
@@ -46,6 +49,7 @@ impl Local {
             pin,
             trust: None,
             instance,
+            ticket: None,
         }
     }
 
@@ -54,6 +58,14 @@ impl Local {
     #[must_use]
     pub fn with_credential(mut self, lean: Vec<u8>, full: Vec<u8>) -> Self {
         self.credential = Some(Arc::new(Credential { lean, full }));
+        self
+    }
+
+    /// With the proof that this side holds a ticket: relays have a budget of
+    /// its own for who does. It is shown only while there is no credential.
+    #[must_use]
+    pub fn with_ticket(mut self, holder: TicketHolder) -> Self {
+        self.ticket = Some(Arc::new(holder));
         self
     }
 
@@ -96,6 +108,9 @@ pub struct Rules {
     pub revoked: Arc<RevocationList>,
     /// What is offered here.
     pub doors: Arc<Doors>,
+    /// Tickets that nobody has used yet: who holds one, and has no credential,
+    /// is told from the other peers without one.
+    pub tickets: Arc<BTreeSet<TicketId>>,
     /// Whether peers without a credential are let in at all.
     pub admit: Admit,
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use fairway_identity::proof::TicketId;
 use fairway_identity::{Address, ExpiredPeer, SpiffeId, Subject, VerifiedPeer};
 use fairway_policy::Caller;
 
@@ -27,6 +28,8 @@ pub enum Standing {
     Verified(VerifiedPeer),
     /// A credential that is genuine and has expired: Control streams only.
     Expired(ExpiredPeer),
+    /// None, but a ticket that nobody has used yet: Control streams only.
+    TicketHolder(TicketId),
     /// None: Control streams only.
     Anonymous,
 }
@@ -74,7 +77,7 @@ impl PeerInfo {
     pub fn verified(&self) -> Option<&VerifiedPeer> {
         match &self.0.standing {
             Standing::Verified(peer) => Some(peer),
-            Standing::Expired(_) | Standing::Anonymous => None,
+            Standing::Expired(_) | Standing::TicketHolder(_) | Standing::Anonymous => None,
         }
     }
 
@@ -124,11 +127,12 @@ impl PeerInfo {
 }
 
 impl fmt::Display for PeerInfo {
-    /// The SPIFFE ID, with a remark if it has expired, or `anonymous`.
+    /// The SPIFFE ID, with a remark if it has expired, or `ticket holder`, or `anonymous`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.standing {
             Standing::Verified(peer) => peer.id().fmt(f),
             Standing::Expired(peer) => write!(f, "{} (expired)", peer.id()),
+            Standing::TicketHolder(_) => f.write_str("ticket holder"),
             Standing::Anonymous => f.write_str("anonymous"),
         }
     }

@@ -20,7 +20,7 @@ use crate::admit::{self, Known};
 use crate::code::{self, Refusal};
 use crate::event::{Event, Output};
 use crate::grant::{Denied, Grant};
-use crate::hello::Hello;
+use crate::hello::{Hello, WireTicket};
 use crate::limits::NAMES_MAX;
 use crate::live::{Half, Live};
 use crate::local::{Admit, Credential, Local, Now, Rules};
@@ -157,6 +157,7 @@ impl Session {
             credential: Some(credential.lean.clone()),
             trust_set: local.trust.as_ref().map(|trust| trust.bytes().to_vec()),
             instance: local.instance,
+            ticket: None,
         };
         let channel = Channel::responder(config, &local.secret, seed, hello.to_bytes(), now.mono);
         Ok(Self::new(channel, local, rules, Role::Answerer(names)))
@@ -247,7 +248,7 @@ impl Session {
         let welcome = match (&standing, rules.admit) {
             (Standing::Verified(_), _) | (_, Admit::AlsoAnonymous) => Ok(()),
             (Standing::Expired(peer), Admit::Credentialed) => Err(admit::expired(peer.id())),
-            (Standing::Anonymous, Admit::Credentialed) => {
+            (Standing::TicketHolder(_) | Standing::Anonymous, Admit::Credentialed) => {
                 let text = "peers without a credential are not admitted any more";
                 Err(Refusal::new(code::ANONYMOUS, text))
             }
@@ -580,8 +581,13 @@ impl Session {
         let known = trust == theirs.trust_set.as_deref();
         // In its HELLO frame the answering side repeats nothing: the dialler
         // has seen the trust set in message 2.
-        let send_trust = !known && matches!(self.role, Role::Dialler(_));
+        let dials = matches!(self.role, Role::Dialler(_));
+        let send_trust = !known && dials;
+        let ticket = self.local.ticket.as_deref();
         Hello {
+            ticket: ticket
+                .filter(|_| dials && credential.is_none())
+                .map(WireTicket::from),
             credential,
             trust_set: trust.filter(|_| send_trust).map(<[u8]>::to_vec),
             instance: self.local.instance,
@@ -712,7 +718,7 @@ impl Session {
                 let left = peer.expires().since(now.clock.at_least());
                 now.mono.checked_add(Time::from_secs(left))
             }
-            Standing::Expired(_) | Standing::Anonymous => None,
+            Standing::Expired(_) | Standing::TicketHolder(_) | Standing::Anonymous => None,
         }
     }
 }

@@ -288,7 +288,7 @@ mod tests {
             namespace: namespace.clone(),
             device: device.clone(),
             ticket_key: ticket_key().verifying_key(),
-            device_key: public.clone(),
+            device_key: public,
             handshake_key: KEY,
             ticket_signature: statement
                 .sign(Purpose::EnrollTicket, &ticket_key())

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use fairway_crds::conditions::find;
 use fairway_crds::labels::SIDECAR_CONTAINER;
-use fairway_crds::{CompiledPolicy, DeviceIdentity, DeviceState};
-use fairway_identity::{HostPort, RelayAddress, UnixSeconds};
+use fairway_crds::{CompiledPolicy, DeviceIdentity, DeviceState, EnrollmentTicket};
+use fairway_identity::proof::TicketId;
+use fairway_identity::{HostPort, RelayAddress, UnixSeconds, VerifyingKey};
 use k8s_openapi::api::core::v1::{Container, Pod, Service};
 use k8s_openapi::api::discovery::v1::{EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -274,6 +275,26 @@ impl DeviceFacts {
             last_seen: status
                 .and_then(|status| status.last_seen_time.as_ref())
                 .map(from_kubernetes),
+        })
+    }
+}
+
+/// An EnrollmentTicket, as far as relays have to know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TicketFacts {
+    /// By its key.
+    pub id: TicketId,
+    /// When it ends.
+    pub expires: UnixSeconds,
+}
+
+impl TicketFacts {
+    /// The facts of `ticket`; `None` if its key cannot be read.
+    pub fn of(ticket: &EnrollmentTicket) -> Option<Self> {
+        let key: VerifyingKey = ticket.spec.public_key.parse().ok()?;
+        Some(Self {
+            id: TicketId::of(&key),
+            expires: from_kubernetes(&ticket.spec.expiry_time),
         })
     }
 }

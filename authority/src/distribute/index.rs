@@ -23,10 +23,12 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fairway_control::limits::TICKETS_MAX;
+use fairway_identity::proof::TicketId;
 use fairway_identity::{Label, RelayAddress, UnixSeconds, VerifiedTrustSet};
 use fairway_policy::CallerRule;
 
-use super::facts::{DeviceFacts, PodFacts, PolicyFacts, ServiceFacts};
+use super::facts::{DeviceFacts, PodFacts, PolicyFacts, ServiceFacts, TicketFacts};
 use crate::limits;
 use crate::names::Install;
 use crate::revoke::{Entry, Record};
@@ -50,6 +52,7 @@ pub struct Index {
     devices: BTreeMap<Name, DeviceFacts>,
     pub(super) policies: BTreeMap<String, BTreeMap<String, PolicyFacts>>,
     relays: BTreeMap<String, Vec<RelayAddress>>,
+    tickets: BTreeMap<Name, TicketFacts>,
     accounts: BTreeSet<Name>,
     issued: BTreeMap<String, IssuedNote>,
     synced: BTreeSet<Source>,
@@ -163,6 +166,7 @@ impl Index {
             devices: BTreeMap::new(),
             policies: BTreeMap::new(),
             relays: BTreeMap::new(),
+            tickets: BTreeMap::new(),
             accounts: BTreeSet::new(),
             issued: BTreeMap::new(),
             synced: BTreeSet::new(),
@@ -279,6 +283,41 @@ impl Index {
         let touched = Touched::One(device.namespace.clone(), device.uid.clone());
         self.errand(Errand::DeviceGone(device));
         touched
+    }
+
+    // --- tickets ------------------------------------------------------------
+
+    /// All EnrollmentTickets, as listed. Without them relays are told of none,
+    /// which holds nothing else up.
+    pub fn reset_tickets(&mut self, tickets: BTreeMap<Name, TicketFacts>) -> Touched {
+        self.tickets = tickets;
+        self.relays_and_front()
+    }
+
+    /// An EnrollmentTicket is new or changed; `None`: it is gone.
+    pub fn apply_ticket(&mut self, name: Name, ticket: Option<TicketFacts>) -> Touched {
+        let before = match ticket {
+            Some(ticket) => self.tickets.insert(name, ticket),
+            None => self.tickets.remove(&name),
+        };
+        match before == ticket {
+            true => Touched::Nobody,
+            false => self.relays_and_front(),
+        }
+    }
+
+    /// The tickets that relays are told of: those that end last, when there
+    /// are more than fit.
+    pub(super) fn live_tickets(&self, now: UnixSeconds) -> BTreeSet<TicketId> {
+        let live = self.tickets.values().filter(|ticket| ticket.expires > now);
+        let mut live: Vec<&TicketFacts> = live.collect();
+        live.sort_by_key(|ticket| std::cmp::Reverse(ticket.expires));
+        live.truncate(TICKETS_MAX);
+        live.iter().map(|ticket| ticket.id).collect()
+    }
+
+    fn relays_and_front(&self) -> Touched {
+        Touched::Namespaces(BTreeSet::from([self.install.namespace.to_string()]))
     }
 
     // --- policies, relays, revocations --------------------------------------

@@ -84,7 +84,13 @@ impl Index {
                     .filter(|pod| !pod.ending || pod.ready)
                     .ok_or(Gone::Pod)?,
             ),
-            Audience::Relay { .. } => (State::default(), Concern::everything(&self.install)),
+            Audience::Relay { .. } => {
+                let state = State {
+                    tickets: self.live_tickets(now),
+                    ..State::default()
+                };
+                (state, Concern::everything(&self.install))
+            }
             Audience::Front { .. } => {
                 let state = State {
                     ready: true,

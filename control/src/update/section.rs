@@ -1,16 +1,18 @@
 //! The state of an endpoint, cut into sections that change one by one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use fairway_identity::proof::TicketId;
 use fairway_identity::{Address, Label, RelayAddress, RevocationList, UnixSeconds};
 use fairway_policy::PolicySet;
+use minicbor::bytes::ByteArray;
 use minicbor::decode::{self, Decoder};
 use minicbor::encode::{self, Encoder, Write};
 use minicbor::{Decode, Encode};
 
 use super::revocation::WireRevocations;
 use crate::limits::{
-    DOORS_MAX, NAMES_MAX, RELAYS_MAX, SERVICE_NAME_MAX, SERVICES_MAX, TRUST_SET_MAX,
+    DOORS_MAX, NAMES_MAX, RELAYS_MAX, SERVICE_NAME_MAX, SERVICES_MAX, TICKETS_MAX, TRUST_SET_MAX,
 };
 use crate::policy::WirePolicies;
 use crate::wire::{Violation, at_most};
@@ -41,6 +43,8 @@ pub struct State {
     /// The services that a device may offer, of those that its own config
     /// names; `None`: all of them.
     pub services: Option<Vec<String>>,
+    /// For relays: the tickets that have not expired.
+    pub tickets: BTreeSet<TicketId>,
 }
 
 /// One port of one Service, and where it leads in the pod.
@@ -78,6 +82,8 @@ pub struct Changed {
     pub renew_issued_before: bool,
     /// `State::services`.
     pub services: bool,
+    /// `State::tickets`.
+    pub tickets: bool,
 }
 
 /// A section's id on the wire.
@@ -92,10 +98,11 @@ pub(super) enum Section {
     Names = 6,
     RenewIssuedBefore = 7,
     Services = 8,
+    Tickets = 9,
 }
 
 impl Section {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::TrustSet,
         Self::Policies,
         Self::Revocations,
@@ -105,6 +112,7 @@ impl Section {
         Self::Names,
         Self::RenewIssuedBefore,
         Self::Services,
+        Self::Tickets,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -118,6 +126,7 @@ impl Section {
             Self::Names => "names",
             Self::RenewIssuedBefore => "renew_issued_before",
             Self::Services => "services",
+            Self::Tickets => "tickets",
         }
     }
 
@@ -156,6 +165,13 @@ impl Section {
             }
             Self::RenewIssuedBefore => Ok(cbor(&state.renew_issued_before.map(|t| t.0))),
             Self::Services => check_services(&state.services).map(|()| cbor(&state.services)),
+            Self::Tickets => {
+                if state.tickets.len() > TICKETS_MAX {
+                    return Err(Violation("too many tickets"));
+                }
+                let ids: Vec<ByteArray<16>> = state.tickets.iter().map(|id| id.0.into()).collect();
+                Ok(cbor(&ids))
+            }
         }
     }
 
@@ -196,6 +212,11 @@ impl Section {
                 check_services(&services)?;
                 state.services = services;
             }
+            Self::Tickets => {
+                let ids: Vec<ByteArray<16>> = whole(bytes)?;
+                at_most(&ids, TICKETS_MAX, "too many tickets")?;
+                state.tickets = ids.into_iter().map(|id| TicketId(*id)).collect();
+            }
         }
         Ok(())
     }
@@ -210,6 +231,7 @@ impl Section {
             Self::Ready => state.ready = false,
             Self::Names => state.names.clear(),
             Self::Services => state.services = Some(Vec::new()),
+            Self::Tickets => state.tickets.clear(),
             // What we had was good; these only help to reach and to be reached.
             Self::TrustSet | Self::Relays | Self::RenewIssuedBefore => {}
         }
@@ -226,6 +248,7 @@ impl Section {
             Self::Names => changed.names = true,
             Self::RenewIssuedBefore => changed.renew_issued_before = true,
             Self::Services => changed.services = true,
+            Self::Tickets => changed.tickets = true,
         }
     }
 }

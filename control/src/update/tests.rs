@@ -1,7 +1,8 @@
 //! Publisher and subscriber against each other, and the codec of updates.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use fairway_identity::proof::TicketId;
 use fairway_identity::{Address, Revocation, RevocationList, Uid, UnixSeconds};
 use fairway_policy::{Action, CallerRule, Mode, Policy, PolicySet, Protocol};
 use proptest::collection::vec;
@@ -54,6 +55,7 @@ fn state() -> State {
         names: vec!["broker.factory.svc.fairway.internal".parse().unwrap()],
         renew_issued_before: Some(UnixSeconds(77)),
         services: Some(vec!["metrics".to_owned()]),
+        tickets: [TicketId([7; 16])].into(),
     }
 }
 
@@ -77,21 +79,24 @@ fn any_state() -> impl Strategy<Value = State> {
         any::<bool>(),
         lists,
         any::<Option<u64>>(),
-        services,
+        (services, vec(any::<[u8; 16]>(), 0..3)),
     )
         .prop_map(
-            |(trust_set, names, ready, (doors, relays, addresses), renew, services)| State {
-                trust_set,
-                policies: PolicySet {
-                    policies: names.iter().map(|name| allow(name)).collect(),
-                },
-                revocations: RevocationList::default(),
-                doors,
-                ready,
-                relays,
-                names: addresses,
-                renew_issued_before: renew.map(UnixSeconds),
-                services,
+            |(trust_set, names, ready, (doors, relays, addresses), renew, (services, tickets))| {
+                State {
+                    trust_set,
+                    policies: PolicySet {
+                        policies: names.iter().map(|name| allow(name)).collect(),
+                    },
+                    revocations: RevocationList::default(),
+                    doors,
+                    ready,
+                    relays,
+                    names: addresses,
+                    renew_issued_before: renew.map(UnixSeconds),
+                    services,
+                    tickets: tickets.into_iter().map(TicketId).collect(),
+                }
             },
         )
 }
@@ -329,6 +334,13 @@ fn an_unreadable_section_closes_doors_and_only_its_own() {
                 ..state()
             },
         ),
+        (
+            Section::Tickets,
+            State {
+                tickets: BTreeSet::new(),
+                ..state()
+            },
+        ),
         (Section::Relays, state()),
     ] {
         let (mut publisher, mut subscriber) = (Publisher::new(1), Subscriber::new());
@@ -457,6 +469,19 @@ fn vectors_of_the_section_services() {
 }
 
 #[test]
+fn vectors_of_the_section_tickets() {
+    let mut bytes = vec![0x81, 0x50];
+    bytes.extend([7; 16]);
+    assert_eq!(Section::Tickets.write(&state()).unwrap(), bytes);
+    let mut read = State::default();
+    Section::Tickets.read(&bytes, &mut read).unwrap();
+    assert_eq!(read.tickets, state().tickets);
+    for bad in [&b"\x81\x4f"[..], b"\x81\x01", b"\x80\x80", &bytes[..17]] {
+        assert!(Section::Tickets.read(bad, &mut State::default()).is_err());
+    }
+}
+
+#[test]
 fn the_largest_state_fits_into_an_update() {
     let mut revocations = RevocationList::default();
     for n in 0..fairway_identity::limits::REVOCATIONS {
@@ -472,6 +497,9 @@ fn the_largest_state_fits_into_an_update() {
     let full = State {
         revocations,
         names,
+        tickets: (0..crate::limits::TICKETS_MAX as u128)
+            .map(|n| TicketId(n.to_be_bytes()))
+            .collect(),
         ..state()
     };
     let (mut publisher, mut subscriber) = (Publisher::new(1), Subscriber::new());

@@ -116,6 +116,10 @@ fn apply(
             rules.doors = Arc::new(doors);
         });
     }
+    if changed.tickets {
+        let tickets = Arc::new(state.tickets.clone());
+        node.update_rules(|rules| rules.tickets = tickets);
+    }
     if changed.names || changed.ready {
         node.set_names(&state.names, state.ready);
     }

@@ -13,7 +13,9 @@ pub enum Class {
     Device,
     /// A genuine credential that has expired: it may reach the authority to renew.
     Expired,
-    /// No credential: it may reach the authority to enrol.
+    /// No credential, but a ticket: it may reach the authority to enrol.
+    Ticket,
+    /// Neither: it may reach the authority, for what it is worth.
     Anonymous,
 }
 
@@ -48,13 +50,21 @@ pub struct Budgets {
     pub device: Budget,
     /// Of [`Class::Expired`].
     pub expired: Budget,
+    /// Of [`Class::Ticket`].
+    pub ticket: Budget,
     /// Of [`Class::Anonymous`].
     pub anonymous: Budget,
 }
 
 impl Class {
     /// All classes.
-    pub const ALL: [Self; 4] = [Self::Workload, Self::Device, Self::Expired, Self::Anonymous];
+    pub const ALL: [Self; 5] = [
+        Self::Workload,
+        Self::Device,
+        Self::Expired,
+        Self::Ticket,
+        Self::Anonymous,
+    ];
 
     /// A short word for logs and metrics.
     pub fn name(self) -> &'static str {
@@ -62,6 +72,7 @@ impl Class {
             Self::Workload => "workload",
             Self::Device => "device",
             Self::Expired => "expired",
+            Self::Ticket => "ticket",
             Self::Anonymous => "anonymous",
         }
     }
@@ -74,6 +85,7 @@ impl Budgets {
             Class::Workload => &self.workload,
             Class::Device => &self.device,
             Class::Expired => &self.expired,
+            Class::Ticket => &self.ticket,
             Class::Anonymous => &self.anonymous,
         }
     }
@@ -87,6 +99,7 @@ impl Budgets {
             &mut self.workload,
             &mut self.device,
             &mut self.expired,
+            &mut self.ticket,
             &mut self.anonymous,
         ];
         let wanted: usize = all.iter().map(|budget| budget.links).sum();
@@ -138,6 +151,6 @@ mod tests {
         let (sum, links) = all(BUDGETS.fit(1_000));
         assert!(sum <= 1_000, "{links:?}");
         assert!(links.iter().all(|&links| links > 20), "{links:?}");
-        assert_eq!(all(BUDGETS.fit(0)).1, [1; 4]);
+        assert_eq!(all(BUDGETS.fit(0)).1, [1; 5]);
     }
 }

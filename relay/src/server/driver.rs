@@ -249,6 +249,7 @@ impl Driver {
                 uid: was.uid().clone(),
                 issued_at: was.issued_at(),
             },
+            Standing::TicketHolder(_) => Who::TicketHolder,
             Standing::Anonymous => Who::Anonymous,
         };
         self.peer = Some(who.to_string());

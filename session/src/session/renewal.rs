@@ -100,6 +100,7 @@ impl Session {
                 .as_ref()
                 .map(|trust| trust.bytes().to_vec()),
             instance: self.local.instance,
+            ticket: None,
         };
         let secret = &self.local.secret;
         let answered = self

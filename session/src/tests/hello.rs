@@ -78,6 +78,7 @@ fn anonymous() -> Hello {
         credential: None,
         trust_set: None,
         instance: [3; 16],
+        ticket: None,
     }
 }
 
@@ -128,7 +129,7 @@ fn the_largest_hello_fits() {
     let hello = Hello {
         credential: Some(vec![1; fairway_identity::limits::CREDENTIAL_BYTES]),
         trust_set: Some(vec![2; fairway_identity::limits::TRUST_SET_BYTES]),
-        instance: [3; 16],
+        ..anonymous()
     };
     let bytes = hello.to_bytes();
     assert!(bytes.len() <= crate::limits::HELLO_MAX);
@@ -159,7 +160,7 @@ proptest! {
         credential in vec(any::<u8>(), 0..300),
         trust_set in proptest::option::of(vec(any::<u8>(), 0..300)),
     ) {
-        let hello = Hello { credential: Some(credential), trust_set, instance: [0; 16] };
+        let hello = Hello { credential: Some(credential), trust_set, instance: [0; 16], ticket: None };
         prop_assert!(answer_to(&hello.to_bytes()).is_closed());
     }
 }
@@ -177,7 +178,7 @@ proptest! {
         trust_set in proptest::option::of(vec(any::<u8>(), 0..100)),
         instance: [u8; 16],
     ) {
-        let hello = Hello { credential, trust_set, instance };
+        let hello = Hello { credential, trust_set, instance, ticket: None };
         prop_assert_eq!(Hello::from_bytes(&hello.to_bytes()).expect("readable"), hello);
     }
 

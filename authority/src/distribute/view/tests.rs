@@ -1,7 +1,10 @@
 use super::*;
+use crate::distribute::facts::TicketFacts;
+use crate::distribute::index::Touched;
 use crate::revoke::Cause;
 use crate::revoke::Entry;
 use crate::testing::{self, device, device_policy, index, pod, policy, service};
+use fairway_identity::proof::TicketId;
 
 const NOW: UnixSeconds = UnixSeconds(1000);
 
@@ -46,6 +49,48 @@ fn revoke(index: &mut Index, kind: Kind, namespace: &str, uid: &str) {
         keep_until: NOW.plus(100),
     });
     index.set_record(record, NOW);
+}
+
+#[test]
+fn relays_are_told_of_tickets_that_have_not_expired() {
+    let mut index = index();
+    let relay = Audience::Relay {
+        namespace: "fairway-system".to_owned(),
+        uid: Uid::new("relay-0").unwrap(),
+    };
+    let ticket = |n: u8, expires| TicketFacts {
+        id: TicketId([n; 16]),
+        expires,
+    };
+    let name = |name: &str| ("factory".to_owned(), name.to_owned());
+    let told = |index: &Index, now| index.view(&relay, now).unwrap().state.tickets;
+    let later = NOW.plus(60);
+    assert!(told(&index, NOW).is_empty());
+    let touched = index.apply_ticket(name("a"), Some(ticket(1, later)));
+    assert_eq!(
+        touched,
+        Touched::Namespaces(["fairway-system".to_owned()].into())
+    );
+    index.apply_ticket(name("b"), Some(ticket(2, NOW)));
+    assert_eq!(told(&index, NOW), [TicketId([1; 16])].into());
+    assert!(told(&index, later).is_empty());
+    assert_eq!(
+        index.apply_ticket(name("a"), Some(ticket(1, later))),
+        Touched::Nobody
+    );
+    index.apply_ticket(name("a"), None);
+    assert!(told(&index, NOW).is_empty());
+    let pump = device("factory", "pump-7");
+    index.apply_device(pump.clone());
+    index.apply_ticket(name("c"), Some(ticket(3, later)));
+    assert!(
+        index
+            .view(&of_device(&pump), NOW)
+            .unwrap()
+            .state
+            .tickets
+            .is_empty()
+    );
 }
 
 #[test]

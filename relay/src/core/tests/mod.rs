@@ -574,9 +574,11 @@ fn noise_without_a_credential_starves_nobody_else() {
         BUDGETS.anonymous.opens.burst as usize
     );
     let (expired, device) = (world.expired("pump-9"), world.device("pump-7"));
+    let newcomer = world.core.link_up(T0, Who::TicketHolder).unwrap();
     world.outputs();
     let authority = world.authority;
     world.told(authority);
+    assert!(world.open(newcomer, 2, AUTHORITY).is_ok());
     assert!(world.open(expired, 2, AUTHORITY).is_ok());
     assert!(world.open(device, 2, AUTHORITY).is_ok());
 }

@@ -185,7 +185,7 @@ proptest! {
         for (id, _) in links {
             world.core.link_down(T0, id, &Reason::new(reason::LINK_LOST, ""));
         }
-        prop_assert_eq!(Class::ALL.map(|class| world.core.usage_of(class)), [(0, 0); 4]);
+        prop_assert_eq!(Class::ALL.map(|class| world.core.usage_of(class)), [(0, 0); 5]);
         let stats = world.core.stats();
         prop_assert_eq!((stats.names, stats.queued_bytes), (0, 0));
         for _ in 0..100 {

@@ -7,12 +7,14 @@ mod listeners;
 mod memory;
 mod peer;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fairway_control::limits::{CIRCUIT_CREDIT, LINK_PAYLOAD_MAX};
 use fairway_control::link::{CircuitId, Instance, ToEndpoint, ToRelay};
 use fairway_control::{Reason, reason};
-use fairway_identity::{Revocation, RevocationList};
+use fairway_identity::proof::TicketId;
+use fairway_identity::{Ed25519Key, Revocation, RevocationList, Signer as _};
 use fairway_session::Rules;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -144,6 +146,36 @@ async fn refusals() {
         anonymous.register(PUMP).await,
         Err(reason::NAME_NOT_YOURS.to_owned())
     );
+}
+
+#[tokio::test]
+async fn a_ticket_holder_reaches_the_authority_on_a_budget_of_its_own() {
+    let relay = Relay::start_with(|config| config.settings.budgets.anonymous.links = 0).await;
+    let mut authority = relay.authority().await;
+    let ticket = Ed25519Key::from_seed([42; 32]);
+    // The relay has not heard of the ticket: it is as good as none.
+    let mut newcomer = relay.ticket_holder(&ticket).await;
+    let refused = match newcomer.establish().await {
+        Ok(()) => newcomer.ended().await,
+        Err(word) => word,
+    };
+    assert_eq!(refused, "overloaded");
+
+    let rules = Rules {
+        tickets: Arc::new([TicketId::of(&ticket.verifying_key())].into()),
+        ..Rules::default()
+    };
+    let own = local(&relay.domain, "ns/fairway-system/sa/fairway-relay", &[], 1);
+    relay.identity.send_replace(Identity::new(own, &rules));
+    let mut newcomer = relay.ticket_holder(&ticket).await;
+    assert_eq!(newcomer.establish().await, Ok(()));
+    relay.settle("/classes/ticket/links", 1).await;
+    assert_eq!(
+        newcomer.open(2, COLLECTOR).await,
+        Err(reason::AUTHORITY_ONLY.to_owned())
+    );
+    assert_eq!(newcomer.open(4, AUTHORITY).await, Ok(()));
+    authority.incoming().await;
 }
 
 #[tokio::test]

@@ -13,7 +13,8 @@ use fairway_control::link::{
 };
 use fairway_control::{FrameReader, frame};
 use fairway_daemon::Drain;
-use fairway_identity::{Address, Clock, RootHash, UnixSeconds};
+use fairway_identity::proof::TicketHolder;
+use fairway_identity::{Address, Clock, Ed25519Key, RootHash, UnixSeconds};
 use fairway_session::{
     Batch, Config, Event, Local, Now, OpenRequest, Output, PathId, ReadOutcome, Refusal, Rules,
     Session, StaticSecret, StreamId, code,
@@ -164,6 +165,14 @@ impl Relay {
         Peer::anonymous(self.address, self.domain.pin, fresh())
             .await
             .unwrap()
+    }
+
+    /// A link whose handshake has begun, of somebody with this ticket.
+    pub(super) async fn ticket_holder(&self, ticket: &Ed25519Key) -> Peer {
+        let secret = StaticSecret::from_bytes([fresh(); 32]);
+        let holder = TicketHolder::sign(&secret.public(), ticket).unwrap();
+        let local = Local::anonymous(secret, self.domain.pin, [0; 16]).with_ticket(holder);
+        Peer::connect(self.address, local).await.unwrap()
     }
 
     /// An authority that has registered its name.
