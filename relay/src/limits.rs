@@ -121,6 +121,12 @@ pub const JUDGED_AT_ONCE: usize = 32;
 /// Gauges are brought up to date this often.
 pub const TICKS_PER_MEASUREMENT: u64 = 20;
 
+/// A new relay is ready when no pod has linked to it for so long...
+pub const SETTLED_AFTER: Duration = Duration::from_secs(1);
+
+/// ...and after this time in any case.
+pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// Over how long a drain tells links to move, unless the configuration says
 /// otherwise.
 pub const DRAIN_SPAN: Duration = Duration::from_secs(5);

@@ -116,7 +116,7 @@ async fn serve(args: Args, open_files: Option<u64>) -> anyhow::Result<()> {
     let drain = Drain::new();
     drain.begin_on_signal()?;
     let readiness = Readiness::new();
-    let credential = readiness.task("credential");
+    let (credential, links) = (readiness.task("credential"), readiness.task("links"));
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let endpoint = Endpoint::start(endpoint_config(&args, &mut registry)).await?;
@@ -126,6 +126,7 @@ async fn serve(args: Args, open_files: Option<u64>) -> anyhow::Result<()> {
     let server = Server::bind(server_config(&args, open_files), source, metrics).await?;
 
     let (inspector, shown) = (server.inspector(), endpoint.clone());
+    let settling = inspector.clone();
     let state: DebugState = Arc::new(move || {
         serde_json::json!({
             "relay": inspector.state(),
@@ -140,6 +141,10 @@ async fn serve(args: Args, open_files: Option<u64>) -> anyhow::Result<()> {
         () = endpoint.credentialed() => {}
         () = drain.started() => return Ok(()),
     }
+    tokio::spawn(async move {
+        settling.settled().await;
+        links.done();
+    });
     let limit = Duration::from_secs(args.drain_seconds) + limits::DRAIN_GRACE;
     let finished = async {
         drain.started().await;

@@ -41,6 +41,11 @@ impl Names {
         }
     }
 
+    /// Whether somebody has registered `name`.
+    pub(super) fn contains(&self, name: &Address) -> bool {
+        self.links.contains_key(name)
+    }
+
     /// How many names lead somewhere.
     pub(super) fn len(&self) -> usize {
         self.links.len()

@@ -286,6 +286,11 @@ impl Core {
         links.map(|(&id, link)| link.describe(id)).collect()
     }
 
+    /// Whether somebody has registered `name`.
+    pub fn is_registered(&self, name: &Address) -> bool {
+        self.names.contains(name)
+    }
+
     /// Links and open circuits of a class.
     pub fn usage_of(&self, class: Class) -> (usize, usize) {
         let usage = self.usage.get(&class);

@@ -28,8 +28,8 @@ use std::time::Duration;
 
 use fairway_control::{Reason, reason};
 use fairway_daemon::{Drain, Gate, GateLimits};
-use fairway_identity::VerifiedTrustSet;
-use tokio::time::MissedTickBehavior;
+use fairway_identity::{Address, VerifiedTrustSet};
+use tokio::time::{Instant, MissedTickBehavior};
 
 pub use self::certificate::{Certificate, CertificateError};
 pub use self::identity::{Identity, IdentitySource};
@@ -211,6 +211,39 @@ impl Inspector {
     /// Links of a class that are up.
     pub fn n_links(&self, class: Class) -> usize {
         self.shared.with_core(|core| core.usage_of(class).0)
+    }
+
+    /// Resolves once the cluster's own ends are here, so that devices that come
+    /// now find everybody: the authority answers, and no pod has linked for a
+    /// moment. They all hear of a new relay at the same time. Bounded: a relay
+    /// without some of them is better than none.
+    pub async fn settled(&self) {
+        let settled = async {
+            let mut tick = tokio::time::interval(limits::TICK);
+            let (mut n_links, mut since) = (0, Instant::now());
+            loop {
+                tick.tick().await;
+                let (n_now, has_authority) = self.shared.with_core(|core| {
+                    let n_links = core.usage_of(Class::Workload).0;
+                    (n_links, core.is_registered(&Address::Authority))
+                });
+                if std::mem::replace(&mut n_links, n_now) != n_now {
+                    since = Instant::now();
+                }
+                if has_authority && since.elapsed() >= limits::SETTLED_AFTER {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(limits::SETTLE_TIMEOUT, settled)
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                event = "settle",
+                "the authority or some pods have not linked to this relay; it is ready without them"
+            );
+        }
     }
 
     /// Brings the gauges up to date; they also are once a second.

@@ -385,6 +385,33 @@ async fn closing_a_circuit_tells_the_other_end_why() {
     );
 }
 
+#[tokio::test]
+async fn a_new_relay_is_settled_once_the_cluster_has_linked() {
+    let relay = Relay::start().await;
+    let inspector = relay.inspector.clone();
+    let mut settling = tokio::spawn(async move { inspector.settled().await });
+    let _collector = relay.link("ns/factory/sa/collector", &["collector"]).await;
+    let quiet = crate::limits::SETTLED_AFTER * 3 / 2;
+    // Without the authority nobody could enrol or renew here.
+    assert!(tokio::time::timeout(quiet, &mut settling).await.is_err());
+    let _authority = relay.authority().await;
+    tokio::time::timeout(quiet * 3, settling)
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_new_relay_does_not_wait_for_ever() {
+    let relay = Relay::start().await;
+    let began = Instant::now();
+    tokio::time::pause();
+    relay.inspector.settled().await;
+    let waited = began.elapsed();
+    let most = crate::limits::SETTLE_TIMEOUT;
+    assert!(waited >= most && waited < most + Duration::from_secs(1));
+}
+
 // --- bad input -----------------------------------------------------------------------
 
 #[tokio::test]
