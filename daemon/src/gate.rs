@@ -77,7 +77,8 @@ struct Source(u128);
 pub struct Entry {
     gate: Gate,
     id: u64,
-    waiting: Arc<Waiting>,
+    /// While half-open.
+    waiting: Option<Arc<Waiting>>,
 }
 
 /// A connection is not let in. All of these pass: try again later, or elsewhere.
@@ -144,8 +145,11 @@ impl Gate {
         if let Some(gives_way) = gives_way {
             gives_way.evict();
         }
-        let gate = self.clone();
-        Ok(Entry { gate, id, waiting })
+        Ok(Entry {
+            gate: self.clone(),
+            id,
+            waiting: Some(waiting),
+        })
     }
 
     /// Connections at present.
@@ -169,8 +173,10 @@ impl Gate {
 impl Entry {
     /// Whoever is at the other end has shown who they are: the connection is
     /// half-open no more, and gives way to nobody.
-    pub fn authenticated(&self) {
+    pub fn authenticated(&mut self) {
         self.gate.books().remove_half_open(self.id);
+        // There may be very many of these.
+        self.waiting = None;
     }
 
     /// Resolves when the connection has to give way to others: close it. Never
@@ -181,7 +187,10 @@ impl Entry {
 
     /// Poll form of [`evicted`](Self::evicted); one task at a time is woken.
     pub fn poll_evicted(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut state = self.waiting.lock();
+        let Some(waiting) = &self.waiting else {
+            return Poll::Pending;
+        };
+        let mut state = waiting.lock();
         if state.0 {
             return Poll::Ready(());
         }
@@ -326,7 +335,7 @@ mod tests {
         let gate = Gate::new(LIMITS);
         let links: Vec<_> = (0..50)
             .map(|_| {
-                let entry = gate.admit(address(1)).unwrap();
+                let mut entry = gate.admit(address(1)).unwrap();
                 entry.authenticated();
                 entry
             })

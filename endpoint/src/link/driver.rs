@@ -448,7 +448,7 @@ impl<IO: LinkIo> Driver<IO> {
     fn on_link_notice(&mut self, notice: Notice) -> Result<(), LinkEnd> {
         match notice {
             Notice::Established(peer) => {
-                if let (Some(_), Some(entry)) = (peer.verified(), &self.entry) {
+                if let (Some(_), Some(entry)) = (peer.verified(), &mut self.entry) {
                     entry.authenticated();
                     self.is_half_open = false;
                 }

@@ -28,6 +28,10 @@ impl Names {
         if links.len() >= LINKS_PER_NAME_MAX {
             return Err(NameFull);
         }
+        if links.is_empty() {
+            // Most names have one link, and there are very many names.
+            links.reserve_exact(1);
+        }
         links.push(link);
         Ok(())
     }

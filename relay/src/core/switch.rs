@@ -444,6 +444,9 @@ impl Core {
             return;
         };
         let links = self.identities.entry(uid.clone()).or_default();
+        if links.is_empty() {
+            links.reserve_exact(1);
+        }
         links.push(id);
         let is_full = links.len() > limits::LINKS_PER_IDENTITY_MAX;
         let oldest = links.first().copied().filter(|_| is_full);

@@ -23,7 +23,7 @@ use super::control::Said;
 use super::link::Link;
 use super::shared::{Routed, Shared, lost};
 use super::socket::Source;
-use crate::core::Who;
+use crate::core::{Core, Who};
 use crate::limits;
 
 /// Drives one link until it ends.
@@ -35,7 +35,10 @@ pub(super) struct Driver {
     /// Runs that were read and not yet passed on.
     runs: Vec<Run>,
     routed: Vec<Routed>,
-    peer: Option<String>,
+    /// Who was not let in, for the log.
+    refused: Option<String>,
+    /// Whoever is at the other end has shown who they are.
+    is_known: bool,
     /// Counts the connection.
     entry: Entry,
     /// Its credential is valid.
@@ -60,7 +63,8 @@ impl Driver {
             reader,
             runs: Vec::new(),
             routed: Vec::new(),
-            peer: None,
+            refused: None,
+            is_known: false,
             entry,
             is_trusted: false,
             sleep: Box::pin(tokio::time::sleep_until(now)),
@@ -85,7 +89,11 @@ impl Driver {
         // A peer that is still there is told why, if this side ends it.
         let outputs = self.shared.close(&self.link, &why);
         self.shared.act(outputs);
+        // The core knows who it was; a name for each link would be kept twice.
+        let mut peer = self.refused.take();
         if let Some(id) = self.link.id() {
+            let who = |core: &mut Core| core.who(id).map(ToString::to_string);
+            peer = self.shared.with_core(who);
             self.shared.link_down(id, &why);
         }
         let gone = async {
@@ -97,7 +105,7 @@ impl Driver {
         access::link_ended(
             &self.shared.metrics,
             &self.link,
-            self.peer.as_deref(),
+            peer.as_deref(),
             self.began.elapsed(),
             &why,
         );
@@ -113,7 +121,7 @@ impl Driver {
     /// One turn: a bounded amount of work. The error is the end of the link.
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), Reason> {
         self.link.register(cx);
-        if self.peer.is_none() && self.entry.poll_evicted(cx).is_ready() {
+        if !self.is_known && self.entry.poll_evicted(cx).is_ready() {
             return Err(Reason::new(
                 reason::OVERLOADED,
                 "too many links in their handshake",
@@ -252,12 +260,16 @@ impl Driver {
             Standing::TicketHolder(_) => Who::TicketHolder,
             Standing::Anonymous => Who::Anonymous,
         };
-        self.peer = Some(who.to_string());
+        self.is_known = true;
         self.is_trusted = matches!(who, Who::Verified(_));
-        let id = self
-            .shared
-            .link_up(&self.link, who)
-            .map_err(|refused| refused.0)?;
+        let name = who.to_string();
+        let id = match self.shared.link_up(&self.link, who) {
+            Ok(id) => id,
+            Err(refusal) => {
+                self.refused = Some(name);
+                return Err(refusal.0);
+            }
+        };
         self.entry.authenticated();
         let circuits = if self.is_trusted {
             limits::QUIC_CIRCUITS_MAX
@@ -267,7 +279,7 @@ impl Driver {
         self.link.socket.authenticated(circuits);
         // There may be a newer trust set than when the handshake began.
         self.shared.judge(&self.link);
-        tracing::debug!(event = "link", link = id.number(), peer = self.peer, remote = %self.link.remote, "link is up");
+        tracing::debug!(event = "link", link = id.number(), peer = name, remote = %self.link.remote, "link is up");
         Ok(())
     }
 
