@@ -27,7 +27,7 @@ pub enum PolicyError {
     Pattern(#[from] fairway_policy::PatternError),
 }
 
-/// A [`PolicySet`] as it is sent.
+/// A [`PolicySet`](fairway_policy::PolicySet) as it is sent.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Encode, Decode)]
 #[cbor(transparent)]
 pub struct WirePolicies(#[n(0)] Vec<WirePolicy>);

@@ -1,7 +1,7 @@
 //! The session on circuit 0 of a link, and the control stream in it.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::{Bytes, BytesMut};
 use fairway_control::limits::LINK_HEADER;
@@ -52,7 +52,7 @@ impl Control {
     ) -> Result<Self, AnswerError> {
         let names: Arc<[Address]> = Arc::new([Address::Relay]);
         let (local, rules) = (identity.local.clone(), identity.rules.clone());
-        let session = Session::answer(config(), local, rules, names, seed, now)?;
+        let session = Session::answer(CONFIG.clone(), local, rules, names, seed, now)?;
         Ok(Self {
             session,
             stream: None,
@@ -268,8 +268,9 @@ impl Control {
     }
 }
 
-/// A control stream needs little room: it carries short messages.
-fn config() -> Config {
+/// A control stream needs little room: it carries short messages. Made once,
+/// and shared by all links.
+static CONFIG: LazyLock<Config> = LazyLock::new(|| {
     Config::new()
         .session_window(limits::CONTROL_WINDOW)
         .and_then(|config| config.stream_window(limits::CONTROL_WINDOW))
@@ -277,7 +278,7 @@ fn config() -> Config {
         .and_then(|config| config.max_streams(2))
         .expect("the limits are in range")
         .handshake_timeout(limits::HANDSHAKE_TIMEOUT)
-}
+});
 
 /// Puts frame headers before the packets and queues them as one piece.
 fn transmit(batch: &mut Batch, out: &mut Outbound) {

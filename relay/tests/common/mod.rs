@@ -357,7 +357,7 @@ pub async fn free_address() -> HostPort {
 }
 
 pub async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(20), future)
+    timeout(Duration::from_secs(60), future)
         .await
         .expect("it does not take this long")
 }
