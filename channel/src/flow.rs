@@ -13,7 +13,7 @@ use crate::{Time, varint};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pace {
     pub(crate) now: Time,
-    /// The round trip time, once measured.
+    /// The least round trip time, once measured.
     pub(crate) rtt: Option<Time>,
 }
 

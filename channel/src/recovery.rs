@@ -123,6 +123,7 @@ struct Rtt {
     smoothed: Time,
     variation: Time,
     latest: Time,
+    least: Time,
 }
 
 impl Recovery {
@@ -141,6 +142,13 @@ impl Recovery {
         let flight = self.flight.as_ref().and_then(|flight| flight.rtt);
         let known = self.rtt.map(|micros| Time::from_micros(micros.into()));
         flight.map(|rtt| rtt.smoothed).or(known)
+    }
+
+    /// The round trip time without what waits in queues on the way, which would
+    /// have windows grow that only make the queues longer.
+    pub(crate) fn least_rtt(&self) -> Option<Time> {
+        let flight = self.flight.as_ref().and_then(|flight| flight.rtt);
+        flight.map(|rtt| rtt.least).or(self.rtt())
     }
 
     /// A measurement from the handshake, before the first acknowledgement.
@@ -316,6 +324,7 @@ impl Flight {
                 rtt.latest = latest;
                 rtt.variation = (rtt.variation * 3 + rtt.smoothed.abs_diff(adjusted)) / 4;
                 rtt.smoothed = (rtt.smoothed * 7 + adjusted) / 8;
+                rtt.least = rtt.least.min(adjusted);
             }
         }
     }
@@ -369,6 +378,7 @@ impl Rtt {
             smoothed: first,
             variation: first / 2,
             latest: first,
+            least: first,
         }
     }
 }
@@ -477,5 +487,6 @@ mod tests {
         recovery.on_sent(1, cargo(1), at(100));
         ack(&mut recovery, 0..2, at(220));
         assert_eq!(recovery.rtt(), Some(at(50)));
+        assert_eq!(recovery.least_rtt(), Some(at(40)));
     }
 }

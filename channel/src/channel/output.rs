@@ -162,7 +162,7 @@ impl Channel {
         }
         let pace = Pace {
             now: self.now,
-            rtt: self.recovery.rtt(),
+            rtt: self.recovery.least_rtt(),
         };
         self.streams.fill(out, end, cargo, pace)
     }
