@@ -283,6 +283,8 @@ impl Node {
         time: UnixSeconds,
     ) -> Result<(), BeforeFloor> {
         self.clock.set(asked, time)?;
+        // Peers that wait to be judged by it are judged now.
+        self.each_conn(|conn| conn.mark_dirty());
         self.keep(Keep::TimeFloor(time));
         Ok(())
     }

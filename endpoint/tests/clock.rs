@@ -4,14 +4,18 @@
 
 mod common;
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use common::authority::Authority;
 use common::lines::Lines;
 use common::relay::Relay;
-use common::{device_by, soon};
-use fairway_endpoint::{ClockSource, Endpoint};
+use common::world::{PUMP, World, call, echo};
+use common::{address, device_by, label, soon};
+use fairway_endpoint::{ClockSource, Endpoint, Incoming};
 use fairway_identity::{RelayAddress, UnixSeconds};
+use fairway_session::OpenRequest;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 const HOUR: u64 = 3_600;
 
@@ -83,4 +87,49 @@ async fn a_clock_an_hour_slow_is_told_by_the_reason() {
     let (pump, _) = common::device(&authority, &relays, "pump-7", &[]).await;
     soon(pump.registered()).await;
     assert_eq!(authority.n_issued(), n_issued + 1, "none before it");
+}
+
+/// The pump at its next run: registered, told its rules, and without the time,
+/// since nobody is told it for now.
+async fn pump_without_time(world: &mut World) -> (Endpoint, mpsc::Receiver<Incoming>) {
+    let key = world.authority.enrolled("pump-7");
+    let client = world.pump.authority();
+    let (namespace, name) = (label("factory"), label("pump-7"));
+    let renewal = client.renew(&namespace, &name, &*key);
+    let issued = soon(renewal).await.unwrap();
+    world.pump.clone().close().await;
+    world.authority.hold_time(true);
+    let (relays, doors) = ([world.relay.address.clone()], &[(9100, "metrics")]);
+    let again = common::device_again(&world.authority, &relays, "pump-7", issued, doors).await;
+    soon(again.0.credentialed()).await;
+    soon(again.0.registered()).await;
+    again
+}
+
+/// Far longer than a call takes that waits for nothing.
+const A_WHILE: Duration = Duration::from_millis(500);
+
+#[tokio::test]
+async fn a_call_waits_until_the_device_knows_the_time() {
+    let mut world = World::start().await;
+    let (pump, _scrapes) = pump_without_time(&mut world).await;
+    echo(world.calls);
+    let mut calling = Box::pin(call(&pump));
+    let early = timeout(A_WHILE, &mut calling).await;
+    assert!(early.is_err(), "it waits: {early:?}");
+    world.authority.hold_time(false);
+    soon(calling).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_calls_a_device_waits_until_it_knows_the_time() {
+    let mut world = World::start().await;
+    let (_pump, scrapes) = pump_without_time(&mut world).await;
+    echo(scrapes);
+    let to = address(PUMP);
+    let mut calling = Box::pin(world.collector.open(&to, OpenRequest::port(9100)));
+    let early = timeout(A_WHILE, &mut calling).await;
+    assert!(early.is_err(), "it waits: {early:?}");
+    world.authority.hold_time(false);
+    soon(calling).await.unwrap();
 }

@@ -21,7 +21,7 @@ use crate::code::{self, Refusal};
 use crate::event::{Event, Output};
 use crate::grant::{Denied, Grant};
 use crate::hello::{Hello, WireTicket};
-use crate::limits::NAMES_MAX;
+use crate::limits::{CLOCK_WAIT, NAMES_MAX};
 use crate::live::{Half, Live};
 use crate::local::{Admit, Credential, Local, Now, Rules};
 use crate::open::{OpenRequest, OpenTarget};
@@ -54,6 +54,8 @@ enum Role {
 enum Phase {
     /// Nothing is known about the peer.
     Unknown,
+    /// The peer has shown itself, and is judged once this side knows the time.
+    AwaitingTime(Box<Shown>),
     /// The dialler has checked the lean credential of message 2.
     LeanChecked(VerifiedPeer),
     /// The peer is admitted; the channel is not ready yet.
@@ -62,6 +64,15 @@ enum Phase {
     Established(Admitted),
     /// Over, or about to be.
     Ended,
+}
+
+/// What a peer has shown in the handshake.
+struct Shown {
+    key: [u8; 32],
+    hello: Vec<u8>,
+    last: bool,
+    /// Until when it waits for the time, at most.
+    until: Time,
 }
 
 /// An admitted peer, with what is needed to judge it again.
@@ -184,7 +195,11 @@ impl Session {
     pub fn peer(&self) -> Option<&PeerInfo> {
         match &self.phase {
             Phase::Established(admitted) => Some(&admitted.info),
-            Phase::Unknown | Phase::LeanChecked(_) | Phase::Admitted(_) | Phase::Ended => None,
+            Phase::Unknown
+            | Phase::AwaitingTime(_)
+            | Phase::LeanChecked(_)
+            | Phase::Admitted(_)
+            | Phase::Ended => None,
         }
     }
 
@@ -243,7 +258,8 @@ impl Session {
             Phase::Admitted(admitted) | Phase::Established(admitted) => {
                 admitted.info.standing().clone()
             }
-            Phase::Unknown | Phase::Ended => return,
+            // It will be judged by the rules of then.
+            Phase::Unknown | Phase::AwaitingTime(_) | Phase::Ended => return,
         };
         let welcome = match (&standing, rules.admit) {
             (Standing::Verified(_), _) | (_, Admit::AlsoAnonymous) => Ok(()),
@@ -449,9 +465,17 @@ impl Session {
                 hello,
                 last,
             } => {
-                if let Err(refusal) = self.on_hello(now, static_key, &hello, last) {
-                    self.end(now, refusal);
-                }
+                let until = now.mono.saturating_add(CLOCK_WAIT);
+                let (key, hello) = (static_key, hello);
+                self.meet(
+                    now,
+                    Shown {
+                        key,
+                        hello,
+                        last,
+                        until,
+                    },
+                );
             }
             E::Ready => self.on_ready(now),
             E::PathActive { path } => self.events.push_back(Event::PathActive { path }),
@@ -505,14 +529,22 @@ impl Session {
 // === getting to know each other ===
 
 impl Session {
-    fn on_hello(
-        &mut self,
-        now: Now,
-        key: [u8; 32],
-        bytes: &[u8],
-        last: bool,
-    ) -> Result<(), Refusal> {
-        let hello = admit::read_hello(bytes)?;
+    /// Judges a peer by what it has shown; one for which nothing but the time
+    /// is lacking is kept waiting for it.
+    fn meet(&mut self, now: Now, shown: Shown) {
+        let Err(refusal) = self.on_hello(now, &shown) else {
+            return;
+        };
+        if refusal.code == code::CLOCK_UNKNOWN && now.mono < shown.until {
+            self.phase = Phase::AwaitingTime(Box::new(shown));
+        } else {
+            self.end(now, refusal);
+        }
+    }
+
+    fn on_hello(&mut self, now: Now, shown: &Shown) -> Result<(), Refusal> {
+        let (key, last) = (shown.key, shown.last);
+        let hello = admit::read_hello(&shown.hello)?;
         let dialled = match &self.role {
             Role::Dialler(address) => address.clone(),
             Role::Answerer(names) => self.check_dialled(names)?,
@@ -608,7 +640,11 @@ impl Session {
     fn on_ready(&mut self, now: Now) {
         let admitted = match std::mem::replace(&mut self.phase, Phase::Ended) {
             Phase::Admitted(admitted) => admitted,
-            Phase::Unknown | Phase::LeanChecked(_) | Phase::Established(..) | Phase::Ended => {
+            Phase::Unknown
+            | Phase::AwaitingTime(_)
+            | Phase::LeanChecked(_)
+            | Phase::Established(..)
+            | Phase::Ended => {
                 let text = "the channel is ready, but nobody was admitted";
                 return self.end(now, Refusal::new(code::MALFORMED, text));
             }
@@ -661,8 +697,14 @@ impl Session {
 
 impl Session {
     /// Ends the session when the peer's credential has run out, and verifies
-    /// it once more when the time has become known.
+    /// it (for the first time, or once more) when the time has become known.
     fn judge_by_clock(&mut self, now: Now) {
+        if let Phase::AwaitingTime(shown) = &self.phase
+            && (matches!(now.clock, Clock::Trusted(_)) || now.mono >= shown.until)
+            && let Phase::AwaitingTime(shown) = std::mem::replace(&mut self.phase, Phase::Unknown)
+        {
+            return self.meet(now, *shown);
+        }
         let Some(admitted) = self.admitted() else {
             return;
         };
@@ -705,14 +747,17 @@ impl Session {
     fn admitted(&self) -> Option<&Admitted> {
         match &self.phase {
             Phase::Admitted(admitted) | Phase::Established(admitted) => Some(admitted),
-            Phase::Unknown | Phase::LeanChecked(_) | Phase::Ended => None,
+            Phase::Unknown | Phase::AwaitingTime(_) | Phase::LeanChecked(_) | Phase::Ended => None,
         }
     }
 
-    /// The monotonic time at which the peer's credential runs out; up to a
-    /// second late, since the wall clock comes in whole seconds. Any call in
-    /// between notices, too.
+    /// The monotonic time at which the peer's credential runs out, or its
+    /// patience; up to a second late, since the wall clock comes in whole
+    /// seconds. Any call in between notices, too.
     fn expiry(&self, now: Now) -> Option<Time> {
+        if let Phase::AwaitingTime(shown) = &self.phase {
+            return Some(shown.until);
+        }
         match self.admitted()?.info.standing() {
             Standing::Verified(peer) => {
                 let left = peer.expires().since(now.clock.at_least());
@@ -737,6 +782,7 @@ impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let phase = match &self.phase {
             Phase::Unknown => "unknown",
+            Phase::AwaitingTime(_) => "awaiting-time",
             Phase::LeanChecked(_) => "lean-checked",
             Phase::Admitted(_) => "admitted",
             Phase::Established(..) => "established",

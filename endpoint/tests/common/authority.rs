@@ -31,6 +31,8 @@ pub struct Authority {
 }
 
 struct World {
+    /// Whether nobody is told the time for now.
+    is_time_held: watch::Sender<bool>,
     root: Ed25519Key,
     issuer: Ed25519Key,
     trust: Vec<u8>,
@@ -73,6 +75,7 @@ impl Authority {
         };
         let trust = set.sign(&root).unwrap();
         let world = Arc::new(World {
+            is_time_held: watch::Sender::new(false),
             root,
             issuer,
             trust,
@@ -157,6 +160,11 @@ impl Authority {
     /// How often the time was asked for.
     pub fn n_times(&self) -> u64 {
         self.world.state.lock().unwrap().n_times
+    }
+
+    /// Whether whoever asks for the time waits.
+    pub fn hold_time(&self, is_held: bool) {
+        self.world.is_time_held.send_replace(is_held);
     }
 
     /// Credentials issued from now on live this long, in seconds.
@@ -373,6 +381,10 @@ async fn serve(world: Arc<World>, mut stream: UnixStream) {
             publish(&world, &id, Watcher::new(have), &mut stream, &mut reader).await;
         }
         Some(request) => {
+            if let Request::GetTime { .. } = request {
+                let mut is_held = world.is_time_held.subscribe();
+                is_held.wait_for(|is_held| !is_held).await.unwrap();
+            }
             let response = world.answer(&preamble, request);
             let _ = stream.write_all(&frame(&response).unwrap()).await;
         }

@@ -150,6 +150,35 @@ pub async fn device_by(
     (Endpoint::start(config).await.unwrap(), incoming)
 }
 
+/// The same at a later run: it has a credential, and no clock yet.
+pub async fn device_again(
+    authority: &Authority,
+    relays: &[RelayAddress],
+    name: &str,
+    issued: Issued,
+    services: &[(u16, &str)],
+) -> (Endpoint, mpsc::Receiver<Incoming>) {
+    let mut config = EndpointConfig::new(authority.trust_domain(), authority.pin());
+    config.credential = CredentialSource::Device {
+        namespace: label("factory"),
+        name: label(name),
+        key: authority.enrolled(name),
+    };
+    config.saved = Some(issued.credential);
+    config.trust = Some(issued.trust);
+    config.relays = relays.to_vec();
+    config.services = services
+        .iter()
+        .map(|(p, s)| (*p, (*s).to_owned()))
+        .collect();
+    config.clock = ClockSource::Unknown {
+        floor: Default::default(),
+    };
+    let (sender, incoming) = mpsc::channel(16);
+    config.incoming = Some(sender);
+    (Endpoint::start(config).await.unwrap(), incoming)
+}
+
 /// The same, whose sessions wait only so long for a link.
 pub async fn device_that_waits(
     authority: &Authority,
