@@ -251,11 +251,14 @@ def open_record(v, packet, kind, number, prefix=b""):
 def attach(v, h):
     connection_id = hkdf(b"fairway/1 connection id", h, b"", 16)
     assert connection_id == H(v["connection_id"])
-    packet, prefix = H(v["attach"]["packet"]), b"\5" + connection_id
-    assert packet[:17] == prefix
-    text = open_record(v["to_responder"], packet[17:], 4, v["attach"]["number"], prefix)
-    assert text == H(v["attach"]["plaintext"])
-    assert Reader(text).frame()["frame"] == "PATH_CHALLENGE"
+    prefix = b"\5" + connection_id
+    for number, kind, direction, v in ((3, 4, v["to_responder"], v["attach"]),
+                                       (11, 6, v["renewal"]["to_responder"], v["renewal"]["attach"])):
+        packet = H(v["packet"])
+        assert packet[:17] == prefix and v["number"] == number
+        text = open_record(direction, packet[17:], kind, number, prefix)
+        assert text == H(v["plaintext"])
+        assert Reader(text).frame()["frame"] == "PATH_CHALLENGE"
 
 
 def renewal(outer, before):
@@ -274,9 +277,10 @@ def renewal(outer, before):
         keys(v[direction], split, noise.h, before)
     secret = hkdf(noise.h, splits[0] + splits[1] + before, b"fairway/1 epoch secret", 32)
     assert secret == H(v["epoch_secret"])
-    record = v["record_10_to_responder"]
-    text = open_record(v["to_responder"], H(record["packet"]), 6, 10)
-    assert text == H(record["plaintext"])
+    for direction in ("to_responder", "to_initiator"):
+        record = v["record_10_" + direction]
+        text = open_record(v[direction], H(record["packet"]), 6, 10)
+        assert text == H(record["plaintext"])
 
 
 # ---- frames ----
@@ -383,7 +387,7 @@ def frames(v):
         assert reader.frame() == expected and not reader.data, expected
     for refused in v["refused"]:
         try:
-            Reader(H(refused["bytes"])).frame()
+            Reader(H(refused["bytes"]) + bytes(refused["zeros"])).frame()
         except ValueError:
             continue
         raise AssertionError("was not refused: " + refused["why"])

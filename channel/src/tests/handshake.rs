@@ -305,6 +305,31 @@ fn a_handshake_that_hangs_is_given_up() {
     }
 }
 
+/// The other end may be ready, and would wait for the idle timeout.
+#[test]
+fn whoever_gives_up_with_keys_says_so() {
+    let mut duo = fresh();
+    duo.b.admits = false;
+    duo.run();
+    let later = duo.now + Time::from_secs(11);
+    duo.b.channel.handle_timeout(later);
+    duo.run();
+    let heard = duo.a.closed().map(|(by, reason)| (by, reason.code));
+    assert_eq!(heard, Some((ClosedBy::Peer, Code::HANDSHAKE_TIMEOUT)));
+}
+
+#[test]
+fn whoever_gives_up_without_keys_sends_nothing() {
+    let mut duo = fresh();
+    duo.a.admits = false;
+    duo.run();
+    let later = duo.now + Time::from_secs(11);
+    duo.a.channel.handle_timeout(later);
+    duo.a.drain(later);
+    assert_eq!(duo.a.closed().unwrap().1.code, Code::HANDSHAKE_TIMEOUT);
+    assert_eq!(duo.a.out.len(), 0);
+}
+
 #[test]
 fn an_initiator_without_an_answer_asks_again_and_then_gives_up() {
     let mut duo = fresh();

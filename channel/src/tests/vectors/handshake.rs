@@ -1,42 +1,16 @@
-//! The test vectors of SPEC.md: made here, kept in `testdata/`, and compared
-//! on every run. `FAIRWAY_UPDATE=1 cargo test -p fairway-channel vectors`
-//! writes them anew.
+//! `handshake.json`: a handshake, records, an ATTACH and a renewal.
 
 use serde_json::{Value, json};
 
+use super::{compare, hex, unhex};
 use crate::{
-    ConnectionId, StaticSecret, StreamId, crypto,
+    ConnectionId, StaticSecret, crypto,
     crypto::{Encapsulated, KemKey, Resolver},
-    frame::{self, Frame, RenewPart, Settings},
+    frame::{Frame, RenewPart},
     handshake::{EpochSecret, Established, Initiator, NOISE_NAME, Responder},
     packet::{self, FirstHeader},
     record::{RecordKey, Sealer},
-    varint,
 };
-
-fn hex(bytes: &[u8]) -> String {
-    data_encoding::HEXLOWER.encode(bytes)
-}
-
-fn unhex(value: &Value) -> Vec<u8> {
-    let text = value.as_str().expect("a hex string");
-    data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap()
-}
-
-/// Compares with the file, or writes it.
-fn compare(name: &str, make: impl FnOnce(Option<&Value>) -> Value) {
-    let path = format!("{}/testdata/{name}", env!("CARGO_MANIFEST_DIR"));
-    let kept = std::fs::read(&path).ok();
-    let kept: Option<Value> = kept.map(|bytes| serde_json::from_slice(&bytes).unwrap());
-    if std::env::var_os("FAIRWAY_UPDATE").is_some() {
-        let text = serde_json::to_string_pretty(&make(kept.as_ref())).unwrap();
-        std::fs::write(&path, text + "\n").unwrap();
-        return;
-    }
-    let kept = kept.expect("run with FAIRWAY_UPDATE=1 once");
-    let made = make(Some(&kept));
-    assert!(made == kept, "{name} is stale; run with FAIRWAY_UPDATE=1");
-}
 
 /// One whole handshake and the first records after it.
 #[test]
@@ -116,7 +90,7 @@ fn handshake_vector(secret: &[u8], public: &[u8], kem: Encapsulated) -> Value {
         "to_responder": direction(&established.to_responder),
         "to_initiator": direction(&established.to_initiator),
         "attach": attach(&established),
-        "renewal": renewal(&established.secret, secret, public, &ml_kem),
+        "renewal": renewal(&established, secret, public, &ml_kem),
     })
 }
 
@@ -179,19 +153,23 @@ fn attach(established: &Established) -> Value {
     for _ in 0..3 {
         sealer.seal_alone(None, &[]).unwrap();
     }
-    let id = ConnectionId::derive(&established.hash);
+    attach_of(&mut sealer, &ConnectionId::derive(&established.hash))
+}
+
+fn attach_of(sealer: &mut Sealer, id: &ConnectionId) -> Value {
     let mut plaintext = Vec::new();
     Frame::PathChallenge(*b"eight by").put(&mut plaintext);
     let number = sealer.next_number();
-    let out = sealer.seal_alone(Some(&id), &plaintext).unwrap();
+    let out = sealer.seal_alone(Some(id), &plaintext).unwrap();
     json!({ "number": number, "plaintext": hex(&plaintext), "packet": hex(&out) })
 }
 
 /// The renewal that makes epoch 1, with other static keys and the same KEM key
 /// (which a real end never uses twice).
-fn renewal(before: &EpochSecret, secret: &[u8], public: &[u8], ml_kem: &Value) -> Value {
+fn renewal(first: &Established, secret: &[u8], public: &[u8], ml_kem: &Value) -> Value {
     let keys = [5, 6].map(|byte| StaticSecret::from_bytes([byte; 32]));
     let seeds = [[7; 32], [8; 32]];
+    let before = &first.secret;
     let prologue = before.renewal_prologue(1);
     let hellos = [
         &b"responder's newer credential"[..],
@@ -226,12 +204,20 @@ fn renewal(before: &EpochSecret, secret: &[u8], public: &[u8], ml_kem: &Value) -
         })
         .collect();
     // Packet numbers go on; only the type byte and the key change.
-    let mut sealer = Sealer::new(&established.to_responder);
-    for _ in 0..10 {
-        sealer.seal_alone(None, &[]).unwrap();
-    }
-    sealer.switch(&established.to_responder);
-    let record = sealer.seal_alone(None, &[1]).unwrap();
+    let tenth = |old: &RecordKey, new: &RecordKey| {
+        let mut sealer = Sealer::new(old);
+        for _ in 0..10 {
+            sealer.seal_alone(None, &[]).unwrap();
+        }
+        sealer.switch(new);
+        let record = sealer.seal_alone(None, &[1]).unwrap();
+        let record = json!({ "plaintext": "01", "packet": hex(&record) });
+        (sealer, record)
+    };
+    let (mut sealer, to_responder) = tenth(&first.to_responder, &established.to_responder);
+    let (_, to_initiator) = tenth(&first.to_initiator, &established.to_initiator);
+    // The connection id is that of the first handshake for good.
+    let attach = attach_of(&mut sealer, &ConnectionId::derive(&first.hash));
     let (key, iv) = established.to_responder.expose();
     let (other_key, other_iv) = established.to_initiator.expose();
     json!({
@@ -245,7 +231,9 @@ fn renewal(before: &EpochSecret, secret: &[u8], public: &[u8], ml_kem: &Value) -
         "epoch_secret": hex(established.secret.expose()),
         "to_responder": { "key": hex(key), "iv": hex(iv) },
         "to_initiator": { "key": hex(other_key), "iv": hex(other_iv) },
-        "record_10_to_responder": { "plaintext": "01", "packet": hex(&record) },
+        "record_10_to_responder": to_responder,
+        "record_10_to_initiator": to_initiator,
+        "attach": attach,
     })
 }
 
@@ -276,190 +264,4 @@ fn direction(key: &RecordKey) -> Value {
         .collect();
     let (bytes, iv) = key.expose();
     json!({ "key": hex(bytes), "iv": hex(iv), "records": records })
-}
-
-/// Every frame once or more, and what must be refused.
-#[test]
-fn frames() {
-    compare("frames.json", |_| {
-        let mut ack = Vec::new();
-        frame::put_ack(&mut ack, [90..101, 85..88, 7..8].iter(), 3, 1500);
-        let Ok(Frame::Ack(ack)) = frame::take(&mut &ack[..]) else {
-            panic!("not an ACK")
-        };
-        let stream = StreamId::from_wire(4);
-        let other = StreamId::from_wire(16_385);
-        let good: Vec<Value> = [
-            Frame::Padding(3),
-            Frame::Ping,
-            Frame::Ack(ack),
-            Frame::Hello(b"a credential"),
-            Frame::Settings(Settings {
-                max_data: 4 << 20,
-                max_stream_data: 1 << 20,
-                max_streams: 1024,
-            }),
-            Frame::Open {
-                stream,
-                header: b"\x01\x02",
-            },
-            Frame::Accept { stream: other },
-            Frame::Stream {
-                stream,
-                offset: 0,
-                fin: false,
-                data: b"hello",
-            },
-            Frame::Stream {
-                stream: other,
-                offset: 1 << 30,
-                fin: true,
-                data: b"",
-            },
-            Frame::Reset {
-                stream,
-                final_size: 1000,
-                code: 0x101,
-                reason: "policy-denied",
-            },
-            Frame::Stop {
-                stream,
-                code: 0,
-                reason: "",
-            },
-            Frame::MaxData(8 << 20),
-            Frame::MaxStreamData {
-                stream,
-                max: varint::MAX,
-            },
-            Frame::MaxStreams(2048),
-            Frame::Datagram(b"\x00\xff"),
-            Frame::Close {
-                code: u32::MAX,
-                reason: "fertig ✓",
-            },
-            Frame::PathChallenge([1, 2, 3, 4, 5, 6, 7, 8]),
-            Frame::PathResponse([1, 2, 3, 4, 5, 6, 7, 8]),
-            Frame::Renew {
-                epoch: 300,
-                part: RenewPart::Third,
-                message: b"a handshake message",
-            },
-            Frame::RenewRequest,
-        ]
-        .iter()
-        .map(good_frame)
-        .collect();
-        let refused: Vec<Value> = REFUSED.iter().map(|(why, hex)| refused(why, hex)).collect();
-        json!({ "frames": good, "refused": refused })
-    });
-}
-
-const REFUSED: [(&str, &str); 12] = [
-    ("unknown frame type", "16"),
-    ("challenge of 7 bytes", "1201020304050607"),
-    ("part 4 of a renewal", "14010400"),
-    ("part 0 of a renewal", "14010000"),
-    ("frame type is a reserved one", "07"),
-    ("cut short", "0800"),
-    ("data shorter than its length", "08000005686921"),
-    ("stream id not in its shortest form", "064004"),
-    ("ACK range below zero", "0203000004"),
-    ("ACK gap below zero", "0209000105 0300"),
-    ("reason not UTF-8", "110001ff"),
-    ("code larger than 32 bits", "11c00000010000000000"),
-];
-
-fn refused(why: &str, text: &str) -> Value {
-    let text = text.replace(' ', "");
-    let bytes = unhex(&json!(text));
-    assert!(frame::take(&mut &bytes[..]).is_err(), "{why}");
-    json!({ "why": why, "bytes": text })
-}
-
-fn good_frame(frame: &Frame<'_>) -> Value {
-    let mut out = Vec::new();
-    frame.put(&mut out);
-    assert_eq!(&frame::take(&mut &out[..]).unwrap(), frame);
-    let mut value = fields(frame);
-    value["bytes"] = json!(hex(&out));
-    value
-}
-
-fn fields(frame: &Frame<'_>) -> Value {
-    match *frame {
-        Frame::Padding(count) => json!({ "frame": "PADDING", "count": count }),
-        Frame::Ping => json!({ "frame": "PING" }),
-        Frame::Ack(ref ack) => json!({
-            "frame": "ACK",
-            "delay": ack.delay,
-            "ranges": ack.ranges().map(|(low, high)| json!([low, high])).collect::<Vec<_>>(),
-        }),
-        Frame::Hello(hello) => json!({ "frame": "HELLO", "hello": hex(hello) }),
-        Frame::Settings(settings) => json!({
-            "frame": "SETTINGS",
-            "max_data": settings.max_data,
-            "max_stream_data": settings.max_stream_data,
-            "max_streams": settings.max_streams,
-        }),
-        Frame::Open { stream, header } => {
-            json!({ "frame": "OPEN", "stream": stream.get(), "header": hex(header) })
-        }
-        Frame::Accept { stream } => json!({ "frame": "ACCEPT", "stream": stream.get() }),
-        Frame::Stream {
-            stream,
-            offset,
-            fin,
-            data,
-        } => json!({
-            "frame": "STREAM",
-            "stream": stream.get(),
-            "offset": offset,
-            "fin": fin,
-            "data": hex(data),
-        }),
-        Frame::Reset {
-            stream,
-            final_size,
-            code,
-            reason,
-        } => json!({
-            "frame": "RESET",
-            "stream": stream.get(),
-            "final_size": final_size,
-            "code": code,
-            "reason": reason,
-        }),
-        Frame::Stop {
-            stream,
-            code,
-            reason,
-        } => json!({ "frame": "STOP", "stream": stream.get(), "code": code, "reason": reason }),
-        Frame::MaxData(max) => json!({ "frame": "MAX_DATA", "max": max }),
-        Frame::MaxStreamData { stream, max } => {
-            json!({ "frame": "MAX_STREAM_DATA", "stream": stream.get(), "max": max })
-        }
-        Frame::MaxStreams(max) => json!({ "frame": "MAX_STREAMS", "max": max }),
-        Frame::Datagram(data) => json!({ "frame": "DATAGRAM", "data": hex(data) }),
-        Frame::Close { code, reason } => {
-            json!({ "frame": "CLOSE", "code": code, "reason": reason })
-        }
-        Frame::PathChallenge(data) => json!({ "frame": "PATH_CHALLENGE", "data": hex(&data) }),
-        Frame::PathResponse(data) => json!({ "frame": "PATH_RESPONSE", "data": hex(&data) }),
-        Frame::Renew {
-            epoch,
-            part,
-            message,
-        } => json!({
-            "frame": "RENEW",
-            "epoch": epoch,
-            "part": match part {
-                RenewPart::First => 1,
-                RenewPart::Second => 2,
-                RenewPart::Third => 3,
-            },
-            "message": hex(message),
-        }),
-        Frame::RenewRequest => json!({ "frame": "RENEW_REQUEST" }),
-    }
 }
