@@ -3,6 +3,8 @@
 //! Plain functions of what was shown and what is known; the state machine in
 //! `session.rs` calls them and closes the session with whatever they refuse.
 
+use std::sync::Arc;
+
 use fairway_channel::Code;
 use fairway_identity::{
     Address, Clock, CredentialError, Form, Genuine, RootHash, SpiffeId, Uid, UnixSeconds,
@@ -12,7 +14,7 @@ use fairway_identity::{
 use crate::code::{self, Refusal};
 use crate::hello::Hello;
 use crate::local::{Admit, Rules};
-use crate::peer::Standing;
+use crate::peer::{Dialled, Standing};
 
 /// What the checks know besides what the peer showed.
 pub(crate) struct Known<'a> {
@@ -153,37 +155,33 @@ pub(crate) fn check_same(before: &Standing, now: &Standing) -> Result<(), Refusa
 }
 
 /// The answering side's check of the name that was dialled.
-pub(crate) fn check_dialled(dialled: Option<&str>, names: &[Address]) -> Result<Address, Refusal> {
+pub(crate) fn check_dialled(
+    dialled: Option<&str>,
+    names: &Arc<[Address]>,
+) -> Result<Dialled, Refusal> {
     let text = dialled.unwrap_or_default();
     let address: Option<Address> = text.parse().ok();
-    address
-        .filter(|address| names.contains(address))
-        .ok_or_else(|| {
-            Refusal::new(
-                code::NAME_MISMATCH,
-                format!("{text:?} is not a name of this endpoint"),
-            )
-        })
+    let found = address.and_then(|address| Dialled::among(names, &address));
+    found.ok_or_else(|| {
+        Refusal::new(
+            code::NAME_MISMATCH,
+            format!("{text:?} is not a name of this endpoint"),
+        )
+    })
 }
 
 /// Checks the credential of an admitted peer again, under another trust set or
 /// by a better clock. Its standing never gets better by it.
-pub(crate) fn check_again(
-    standing: &Standing,
-    credential: &[u8],
-    proven_key: &[u8; 32],
-    known: &Known<'_>,
-) -> Result<Standing, Refusal> {
+pub(crate) fn check_again(standing: &Standing, known: &Known<'_>) -> Result<Standing, Refusal> {
+    let again = |was| verified(trust(known)?.verify_again(was, known.clock));
     let standing = match standing {
         Standing::TicketHolder(id) => Standing::TicketHolder(*id),
         Standing::Anonymous => Standing::Anonymous,
         Standing::Expired(was) => {
-            genuine(credential, Form::Full, proven_key, known)?;
+            again(&Genuine::Expired(was.clone()))?;
             Standing::Expired(was.clone())
         }
-        Standing::Verified(_) => {
-            Standing::Verified(verify(credential, Form::Full, proven_key, known)?)
-        }
+        Standing::Verified(was) => Standing::Verified(valid(again(&Genuine::Valid(was.clone()))?)?),
     };
     check_revoked(&standing, known.rules)?;
     Ok(standing)
@@ -223,18 +221,13 @@ fn check_credential(
             "the peer showed no credential",
         ));
     };
-    let peer = verify(credential, form, proven_key, known)?;
+    let peer = valid(genuine(credential, form, proven_key, known)?)?;
     check_revoked(&Standing::Verified(peer.clone()), known.rules)?;
     Ok(peer)
 }
 
-fn verify(
-    credential: &[u8],
-    form: Form,
-    proven_key: &[u8; 32],
-    known: &Known<'_>,
-) -> Result<VerifiedPeer, Refusal> {
-    match genuine(credential, form, proven_key, known)? {
+fn valid(genuine: Genuine) -> Result<VerifiedPeer, Refusal> {
+    match genuine {
         Genuine::Valid(peer) => Ok(peer),
         Genuine::Expired(peer) => Err(expired(peer.id())),
     }
@@ -246,15 +239,20 @@ fn genuine(
     proven_key: &[u8; 32],
     known: &Known<'_>,
 ) -> Result<Genuine, Refusal> {
-    let Some(trust) = known.trust else {
-        return Err(Refusal::new(
+    verified(trust(known)?.verify_genuine(credential, form, proven_key, known.clock))
+}
+
+fn trust<'a>(known: &Known<'a>) -> Result<&'a VerifiedTrustSet, Refusal> {
+    known.trust.ok_or_else(|| {
+        Refusal::new(
             code::TRUST_REFUSED,
             "no trust set is known, and the peer showed none",
-        ));
-    };
-    trust
-        .verify_genuine(credential, form, proven_key, known.clock)
-        .map_err(|error| Refusal::new(code_of(&error), format!("{}: {error}", error.reason())))
+        )
+    })
+}
+
+fn verified(result: Result<Genuine, CredentialError>) -> Result<Genuine, Refusal> {
+    result.map_err(|error| Refusal::new(code_of(&error), format!("{}: {error}", error.reason())))
 }
 
 /// A side that does not know the time may meet the authority and relays, to

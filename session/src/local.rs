@@ -21,13 +21,19 @@ pub struct Now {
     pub clock: Clock,
 }
 
-/// Who this side is. Cheap to clone.
+/// Who this side is. Cheap to clone: sessions of one side share it.
 #[derive(Clone)]
 pub struct Local {
+    pub(crate) own: Arc<Own>,
+    pub(crate) trust: Option<VerifiedTrustSet>,
+}
+
+/// What is the same for all sessions of one side.
+#[derive(Clone)]
+pub(crate) struct Own {
     pub(crate) secret: StaticSecret,
     pub(crate) credential: Option<Arc<Credential>>,
     pub(crate) pin: RootHash,
-    pub(crate) trust: Option<VerifiedTrustSet>,
     pub(crate) instance: [u8; 16],
     pub(crate) ticket: Option<Arc<TicketHolder>>,
 }
@@ -43,13 +49,16 @@ impl Local {
     /// Control streams, nothing else. `pin` is the hash of the root that
     /// everything hangs on; `instance` is random and names this process.
     pub fn anonymous(secret: StaticSecret, pin: RootHash, instance: [u8; 16]) -> Self {
-        Self {
+        let own = Own {
             secret,
             credential: None,
             pin,
-            trust: None,
             instance,
             ticket: None,
+        };
+        Self {
+            own: Arc::new(own),
+            trust: None,
         }
     }
 
@@ -57,7 +66,8 @@ impl Local {
     /// public key.
     #[must_use]
     pub fn with_credential(mut self, lean: Vec<u8>, full: Vec<u8>) -> Self {
-        self.credential = Some(Arc::new(Credential { lean, full }));
+        let credential = Some(Arc::new(Credential { lean, full }));
+        Arc::make_mut(&mut self.own).credential = credential;
         self
     }
 
@@ -65,7 +75,7 @@ impl Local {
     /// its own for who does. It is shown only while there is no credential.
     #[must_use]
     pub fn with_ticket(mut self, holder: TicketHolder) -> Self {
-        self.ticket = Some(Arc::new(holder));
+        Arc::make_mut(&mut self.own).ticket = Some(Arc::new(holder));
         self
     }
 
@@ -77,9 +87,16 @@ impl Local {
         self
     }
 
+    /// The same, but for the instance, which a session keeps.
+    pub(crate) fn set_instance(&mut self, instance: [u8; 16]) {
+        if self.own.instance != instance {
+            Arc::make_mut(&mut self.own).instance = instance;
+        }
+    }
+
     /// Whether there is a credential to show.
     pub fn is_anonymous(&self) -> bool {
-        self.credential.is_none()
+        self.own.credential.is_none()
     }
 
     /// The newest trust set known.

@@ -18,7 +18,36 @@ struct Inner {
     key: [u8; 32],
     handshake_hash: [u8; 32],
     instance: [u8; 16],
-    dialled: Address,
+    dialled: Dialled,
+}
+
+/// One of the names of an endpoint, which its sessions share.
+#[derive(Clone)]
+pub(crate) struct Dialled {
+    names: Arc<[Address]>,
+    index: usize,
+}
+
+impl Dialled {
+    pub(crate) fn new(address: Address) -> Self {
+        Self {
+            names: Arc::new([address]),
+            index: 0,
+        }
+    }
+
+    /// `None`: it is not among them.
+    pub(crate) fn among(names: &Arc<[Address]>, address: &Address) -> Option<Self> {
+        let index = names.iter().position(|name| name == address)?;
+        Some(Self {
+            names: Arc::clone(names),
+            index,
+        })
+    }
+
+    pub(crate) fn address(&self) -> &Address {
+        &self.names[self.index]
+    }
 }
 
 /// What the peer could show for itself.
@@ -40,7 +69,7 @@ impl PeerInfo {
         key: [u8; 32],
         handshake_hash: [u8; 32],
         instance: [u8; 16],
-        dialled: Address,
+        dialled: Dialled,
     ) -> Self {
         Self(Arc::new(Inner {
             standing,
@@ -103,7 +132,7 @@ impl PeerInfo {
 
     /// The name that the initiator dialled.
     pub fn dialled(&self) -> &Address {
-        &self.0.dialled
+        self.0.dialled.address()
     }
 
     /// The peer as policies see it.
@@ -140,6 +169,6 @@ impl fmt::Display for PeerInfo {
 
 impl fmt::Debug for PeerInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PeerInfo({self} as {})", self.0.dialled)
+        write!(f, "PeerInfo({self} as {})", self.dialled())
     }
 }

@@ -25,7 +25,7 @@ use crate::limits::{CLOCK_WAIT, NAMES_MAX};
 use crate::live::{Half, Live};
 use crate::local::{Admit, Credential, Local, Now, Rules};
 use crate::open::{OpenRequest, OpenTarget};
-use crate::peer::{PeerInfo, Standing};
+use crate::peer::{Dialled, PeerInfo, Standing};
 
 /// A secure channel whose ends know each other. The [crate docs](crate) have
 /// the contract.
@@ -44,8 +44,8 @@ pub struct Session {
 }
 
 enum Role {
-    /// This side dialled `Address`.
-    Dialler(Address),
+    /// This side dialled this name.
+    Dialler(Dialled),
     /// This side answers to these names.
     Answerer(Arc<[Address]>),
 }
@@ -75,11 +75,9 @@ struct Shown {
     until: Time,
 }
 
-/// An admitted peer, with what is needed to judge it again.
+/// An admitted peer.
 struct Admitted {
     info: PeerInfo,
-    /// As shown, to be verified again when trust set or clock change.
-    credential: Box<[u8]>,
     /// Verified without knowing the time; to be done again once it is known.
     by_floor: bool,
 }
@@ -143,8 +141,10 @@ impl Session {
     ) -> Result<Self, CreateError> {
         let name = address.to_string();
         let purpose = purpose_of(&address);
-        let channel = Channel::initiator(config, &local.secret, seed, purpose, &name, now.mono)?;
-        Ok(Self::new(channel, local, rules, Role::Dialler(address)))
+        let channel =
+            Channel::initiator(config, &local.own.secret, seed, purpose, &name, now.mono)?;
+        let role = Role::Dialler(Dialled::new(address));
+        Ok(Self::new(channel, local, rules, role))
     }
 
     /// Answers whoever dials one of `names`. `seed` must be fresh random bytes.
@@ -162,15 +162,20 @@ impl Session {
         if names.len() > NAMES_MAX {
             return Err(AnswerError::TooManyNames);
         }
-        let credential = local.credential.as_ref().ok_or(AnswerError::NoCredential)?;
+        let credential = local
+            .own
+            .credential
+            .as_ref()
+            .ok_or(AnswerError::NoCredential)?;
         // Whoever dials may know only the root's hash, so the trust set goes along.
         let hello = Hello {
             credential: Some(credential.lean.clone()),
             trust_set: local.trust.as_ref().map(|trust| trust.bytes().to_vec()),
-            instance: local.instance,
+            instance: local.own.instance,
             ticket: None,
         };
-        let channel = Channel::responder(config, &local.secret, seed, hello.to_bytes(), now.mono);
+        let channel =
+            Channel::responder(config, &local.own.secret, seed, hello.to_bytes(), now.mono);
         Ok(Self::new(channel, local, rules, Role::Answerer(names)))
     }
 
@@ -559,29 +564,23 @@ impl Session {
         let phase = std::mem::replace(&mut self.phase, Phase::Ended);
         let (phase, answer) = match (&self.role, phase, last) {
             (Role::Dialler(_), Phase::Unknown, false) => {
-                let peer = admit::check_lean(&hello, &key, &dialled, &known)?;
+                let peer = admit::check_lean(&hello, &key, dialled.address(), &known)?;
                 (
                     Phase::LeanChecked(peer),
                     self.own_hello(&hello, self.full_credential()),
                 )
             }
             (Role::Dialler(_), Phase::LeanChecked(lean), true) => {
-                let peer = admit::check_full(&hello, &key, &dialled, &lean, &known)?;
+                let peer = admit::check_full(&hello, &key, dialled.address(), &lean, &known)?;
                 let standing = Standing::Verified(peer);
                 let info = PeerInfo::new(standing, key, self.hash()?, hello.instance, dialled);
-                (
-                    Phase::Admitted(Admitted::new(info, hello, now.clock)),
-                    Vec::new(),
-                )
+                (Phase::Admitted(Admitted::new(info, now.clock)), Vec::new())
             }
             (Role::Answerer(_), Phase::Unknown, true) => {
                 let standing = admit::check_caller(&hello, &key, &known)?;
                 let answer = self.own_hello(&hello, self.full_credential());
                 let info = PeerInfo::new(standing, key, self.hash()?, hello.instance, dialled);
-                (
-                    Phase::Admitted(Admitted::new(info, hello, now.clock)),
-                    answer,
-                )
+                (Phase::Admitted(Admitted::new(info, now.clock)), answer)
             }
             _ => return Err(Refusal::new(code::MALFORMED, "a hello out of turn")),
         };
@@ -590,9 +589,9 @@ impl Session {
         Ok(())
     }
 
-    fn check_dialled(&self, names: &[Address]) -> Result<Address, Refusal> {
+    fn check_dialled(&self, names: &Arc<[Address]>) -> Result<Dialled, Refusal> {
         let dialled = admit::check_dialled(self.channel.dialled(), names)?;
-        if self.channel.purpose() != Some(purpose_of(&dialled)) {
+        if self.channel.purpose() != Some(purpose_of(dialled.address())) {
             return Err(Refusal::new(
                 code::MALFORMED,
                 "the handshake's purpose is not the name's",
@@ -615,21 +614,21 @@ impl Session {
         // has seen the trust set in message 2.
         let dials = matches!(self.role, Role::Dialler(_));
         let send_trust = !known && dials;
-        let ticket = self.local.ticket.as_deref();
+        let ticket = self.local.own.ticket.as_deref();
         Hello {
             ticket: ticket
                 .filter(|_| dials && credential.is_none())
                 .map(WireTicket::from),
             credential,
             trust_set: trust.filter(|_| send_trust).map(<[u8]>::to_vec),
-            instance: self.local.instance,
+            instance: self.local.own.instance,
         }
         .to_bytes()
     }
 
     fn learn_trust(&mut self, hello: &Hello) -> Result<(), Refusal> {
         let shown = hello.trust_set.as_deref();
-        let newer = admit::newer_trust(shown, self.local.trust.as_ref(), &self.local.pin)?;
+        let newer = admit::newer_trust(shown, self.local.trust.as_ref(), &self.local.own.pin)?;
         if let Some(trust) = newer {
             self.local.trust = Some(trust.clone());
             self.events.push_back(Event::TrustSetLearned(trust));
@@ -731,10 +730,7 @@ impl Session {
             // under the trust set of then.
             return;
         };
-        let Admitted {
-            info, credential, ..
-        } = &*admitted;
-        match admit::check_again(info.standing(), credential, info.key(), &known) {
+        match admit::check_again(admitted.info.standing(), &known) {
             // Its end may have moved with its issuer's.
             Ok(standing) => {
                 admitted.info = admitted.info.with_standing(standing);
@@ -769,10 +765,9 @@ impl Session {
 }
 
 impl Admitted {
-    fn new(info: PeerInfo, hello: Hello, clock: Clock) -> Self {
+    fn new(info: PeerInfo, clock: Clock) -> Self {
         Self {
             info,
-            credential: hello.credential.unwrap_or_default().into_boxed_slice(),
             by_floor: matches!(clock, Clock::Floor(_)),
         }
     }

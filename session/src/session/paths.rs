@@ -2,14 +2,20 @@
 
 use fairway_channel::{AttachError, ConnectionId, PathId};
 
-use super::Session;
+use super::{Phase, Session};
 use crate::local::Now;
 
 impl Session {
     /// Names this session when it comes back on another path; equal at both
-    /// ends. `None` before the handshake is complete.
+    /// ends. `None` until the peer has been admitted: a table of those that may
+    /// come back has no place for who has not shown who they are.
     pub fn connection_id(&self) -> Option<ConnectionId> {
-        self.channel.connection_id()
+        match self.phase {
+            Phase::Unknown | Phase::AwaitingTime(_) | Phase::LeanChecked(_) => None,
+            Phase::Admitted(_) | Phase::Established(_) | Phase::Ended => {
+                self.channel.connection_id()
+            }
+        }
     }
 
     /// The path that traffic of this side goes over; `None` while there is none.

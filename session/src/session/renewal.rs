@@ -28,7 +28,7 @@ impl Session {
                 // One that is under way is followed by another, and shows what
                 // belongs to the key that it was begun with.
                 if !self.channel.is_renewing() {
-                    self.begun_with.clone_from(&self.local.credential);
+                    self.begun_with.clone_from(&self.local.own.credential);
                 }
                 self.begin_renewal(now);
             }
@@ -37,7 +37,7 @@ impl Session {
     }
 
     fn begin_renewal(&mut self, now: Now) {
-        match self.channel.renew(now.mono, &self.local.secret) {
+        match self.channel.renew(now.mono, &self.local.own.secret) {
             Ok(()) => {}
             Err(error @ RenewError::Crypto) => {
                 let refusal = Refusal::new(code::OVERLOADED, error.to_string());
@@ -51,7 +51,7 @@ impl Session {
     /// renewal. It must be of the same subject and UID, or the peer ends the
     /// session; one of a side that had none before is not shown, since a
     /// session never changes who its ends are. The instance stays the old one.
-    pub fn set_local(&mut self, now: Now, local: Local) {
+    pub fn set_local(&mut self, now: Now, mut local: Local) {
         if !self.is_established() {
             // The handshake goes on with what it was begun with.
             if !self.is_closed() {
@@ -63,8 +63,8 @@ impl Session {
             return;
         }
         let trust = self.local.trust.take();
-        let instance = self.local.instance;
-        self.local = Local { instance, ..local };
+        local.set_instance(self.local.own.instance);
+        self.local = local;
         // Whichever is newer.
         if let Some(newer) = self.local.trust.take() {
             self.local.trust = trust;
@@ -99,10 +99,10 @@ impl Session {
                 .trust
                 .as_ref()
                 .map(|trust| trust.bytes().to_vec()),
-            instance: self.local.instance,
+            instance: self.local.own.instance,
             ticket: None,
         };
-        let secret = &self.local.secret;
+        let secret = &self.local.own.secret;
         let answered = self
             .channel
             .answer_renewal(now.mono, secret, &hello.to_bytes());
@@ -152,7 +152,7 @@ impl Session {
             }
         };
         let info = before.renewed(standing, key);
-        self.phase = Phase::Established(Admitted::new(info.clone(), hello, now.clock));
+        self.phase = Phase::Established(Admitted::new(info.clone(), now.clock));
         self.channel.proceed(now.mono, answer);
         self.events.push_back(Event::Renewed(info.clone()));
         // Attributes may be others than before.
@@ -164,7 +164,7 @@ impl Session {
     }
 
     pub(super) fn full_credential(&self) -> Option<Vec<u8>> {
-        let credential = self.local.credential.as_ref().map(Arc::as_ref);
+        let credential = self.local.own.credential.as_ref().map(Arc::as_ref);
         credential.map(|credential| credential.full.clone())
     }
 }

@@ -259,7 +259,7 @@ impl End {
         Now { mono: at, clock }
     }
 
-    fn drain(&mut self, at: Time) -> Vec<(PathId, BytesMut)> {
+    pub(super) fn drain(&mut self, at: Time) -> Vec<(PathId, BytesMut)> {
         let now = self.now(at);
         let mut batch = Batch::new(0);
         let mut packets = Vec::new();

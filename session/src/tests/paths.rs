@@ -58,3 +58,24 @@ fn revocation_ends_one_that_waits_too() {
     pair.drive();
     assert_eq!(pair.answerer.closed().unwrap().1.word(), "revoked");
 }
+
+/// The channel could name itself as soon as message 3 is there.
+#[test]
+fn nobody_has_a_connection_id_before_the_peer_is_admitted() {
+    let world = World::new();
+    let mut pair = Pair::pump_to_broker(&world, super::world::broker_rules(vec![]));
+    for _ in 0..2 {
+        let packets = pair.dialler.drain(pair.at);
+        assert!(!packets.is_empty());
+        for (path, packet) in packets {
+            let now = pair.answerer_now();
+            pair.answerer.session.handle_input(now, path, packet);
+        }
+        assert_eq!(pair.answerer.session.connection_id(), None);
+        for (path, packet) in pair.answerer.drain(pair.at) {
+            let now = pair.dialler_now();
+            pair.dialler.session.handle_input(now, path, packet);
+        }
+    }
+    assert!(pair.answerer.session.connection_id().is_some());
+}
