@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use crate::address::Address;
 use crate::credential::{self, CredentialClaims, CredentialError, Form, Serial, Uid};
-use crate::key::VerifyingKey;
 use crate::limits;
 use crate::name::{Label, SpiffeId, Subject};
 use crate::time::{Clock, UnixSeconds};
@@ -25,7 +24,8 @@ pub struct VerifiedPeer {
 struct Proven {
     claims: CredentialClaims,
     form: Form,
-    signed_by: VerifyingKey,
+    /// The fingerprint of the issuer's key, of which the id is a part.
+    signed_by: [u8; 32],
 }
 
 impl VerifiedPeer {
@@ -192,7 +192,7 @@ impl VerifiedTrustSet {
         proven_key: &[u8; 32],
         clock: Clock,
     ) -> Result<Genuine, CredentialError> {
-        let (claims, envelope) = credential::read(bytes, form)?;
+        let (mut claims, envelope) = credential::read(bytes, form)?;
         let issuer = self
             .trust_set()
             .issuer(claims.issuer)
@@ -203,10 +203,15 @@ impl VerifiedTrustSet {
         if claims.handshake_key != *proven_key {
             return Err(CredentialError::KeyNotProven);
         }
+        let domain = &self.trust_set().trust_domain;
+        if claims.id.trust_domain == *domain {
+            // One copy of it for all peers.
+            claims.id.trust_domain = domain.clone();
+        }
         let proven = Proven {
             claims,
             form,
-            signed_by: issuer.key,
+            signed_by: issuer.key.fingerprint(),
         };
         self.judge(Arc::new(proven), issuer, clock)
     }
@@ -221,7 +226,7 @@ impl VerifiedTrustSet {
         let id = proven.claims.issuer;
         let issuer = self.trust_set().issuer(id);
         // The id is a short hash.
-        let issuer = issuer.filter(|issuer| issuer.key == proven.signed_by);
+        let issuer = issuer.filter(|issuer| issuer.key.fingerprint() == proven.signed_by);
         let issuer = issuer.ok_or(CredentialError::UnknownIssuer(id))?;
         self.judge(Arc::clone(proven), issuer, clock)
     }

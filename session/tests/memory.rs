@@ -16,10 +16,9 @@ use fairway_session::{
     Batch, Config, Local, Now, Output, PathId, Rules, Session, StaticSecret, Time,
 };
 
-/// Bytes of one idle end: 1 KiB in the channel, the rest above it, of which the
-/// peer's credential (300 bytes here, kept to be verified again) and what was
-/// read out of it are the largest part.
-const MOST: usize = 2_800;
+/// Bytes of one idle end: 1 KiB in the channel, and as much above it, of which
+/// what the peer's credential says is the largest part.
+const MOST: usize = 2 * 1024;
 
 const START: UnixSeconds = UnixSeconds(1_800_000_000);
 
@@ -50,6 +49,7 @@ struct World {
     device: Local,
     workload: Local,
     names: Arc<[Address]>,
+    rules: Rules,
     config: Config,
 }
 
@@ -103,6 +103,7 @@ impl World {
             device: local(device, 7, &[]),
             workload: local(workload("mosquitto"), 8, &["broker"]),
             names: [name()].into(),
+            rules: Rules::default(),
             config: Config::new(),
         }
     }
@@ -111,7 +112,7 @@ impl World {
     /// not need.
     fn connected(&self) -> [Session; 2] {
         let config = || self.config.clone();
-        let rules = Rules::default;
+        let rules = || self.rules.clone();
         let mut now = at(Time::from_secs(1));
         let device = self.device.clone();
         let dialler = Session::dial(config(), device, rules(), name(), [3; 32], now).unwrap();
