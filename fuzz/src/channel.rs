@@ -1,6 +1,6 @@
 //! Two channels and a network that does what the bytes say.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 use fairway_channel::{
@@ -47,7 +47,6 @@ struct End {
     secret: StaticSecret,
     pending: VecDeque<StreamId>,
     streams: Vec<StreamId>,
-    accepted: BTreeSet<StreamId>,
     written: BTreeMap<StreamId, Half>,
     read: BTreeMap<StreamId, Half>,
     timeout: Option<Time>,
@@ -216,7 +215,6 @@ impl End {
             secret,
             pending: VecDeque::new(),
             streams: Vec::new(),
-            accepted: BTreeSet::new(),
             written: BTreeMap::new(),
             read: BTreeMap::new(),
             timeout: None,
@@ -260,11 +258,8 @@ impl End {
                 }
             }
             _ if script.byte() & 1 == 1 => {
-                // Not before the peer is known to have it.
-                if self.accepted.contains(&stream) {
-                    self.channel.stop(now, stream, done);
-                    self.read.entry(stream).or_default().given_up = true;
-                }
+                self.channel.stop(now, stream, done);
+                self.read.entry(stream).or_default().given_up = true;
             }
             _ => {
                 self.channel.reset(now, stream, done);
@@ -287,7 +282,6 @@ impl End {
     fn accept_all(&mut self, now: Time) {
         while let Some(stream) = self.pending.pop_front() {
             if self.channel.accept(now, stream).is_ok() {
-                self.accepted.insert(stream);
                 self.add(stream);
             }
         }
@@ -398,11 +392,9 @@ impl End {
             Event::Stopped { stream, .. } => {
                 self.written.entry(stream).or_default().given_up = true;
             }
-            Event::Accepted(stream) => {
-                self.accepted.insert(stream);
-            }
             Event::Closed { .. } => self.closed = true,
             Event::Ready
+            | Event::Accepted(_)
             | Event::Readable(_)
             | Event::Writable(_)
             | Event::Finished(_)

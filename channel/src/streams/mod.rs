@@ -422,10 +422,7 @@ impl Streams {
 
     /// Forgets a stream of which both halves are over.
     fn settle(&mut self, id: StreamId) {
-        let over = self
-            .map
-            .get(&id)
-            .is_some_and(|stream| stream.send.is_over() && stream.recv.is_over());
+        let over = self.map.get(&id).is_some_and(|stream| stream.is_over());
         if !over {
             return;
         }
@@ -453,6 +450,12 @@ impl Streams {
 }
 
 impl Stream {
+    /// Nothing is left to do. Not before our OPEN has arrived: all else may
+    /// have, and the peer would hold it without ever being told.
+    fn is_over(&self) -> bool {
+        self.send.is_over() && self.recv.is_over() && self.header.is_none()
+    }
+
     fn accepted(&mut self, id: StreamId, events: &mut VecDeque<Event>) {
         if self.life == Life::Asked {
             self.life = Life::Live;

@@ -55,6 +55,7 @@ impl Streams {
                 if let Some(stream) = self.map.get_mut(&id) {
                     stream.header = None;
                     stream.owes.open = false;
+                    self.settle(id);
                 }
             }
             (Carried::Reset(id), Fate::Arrived) => {

@@ -402,6 +402,28 @@ fn a_stop_that_overtakes_its_open_leaves_the_other_half() {
 }
 
 /// Shrinking fails too, so that the bounds follow.
+/// Everything about the stream has arrived but the OPEN: it is sent again, or
+/// the peer would never be told of what it holds.
+#[test]
+fn a_stream_is_not_over_before_its_open_has_arrived() {
+    let mut duo = ready();
+    let id = duo.a.channel.open(duo.now, b"to you".to_vec()).unwrap();
+    duo.a.drain(duo.now);
+    assert_eq!(duo.a.out.drain(..).count(), 1, "its OPEN is lost");
+    write(&mut duo.a.channel, duo.now, id, b"farewell");
+    duo.a.channel.finish(duo.now, id).unwrap();
+    let reason = Reason::new(Code::DONE, "wants no answer");
+    duo.a.channel.stop(duo.now, id, reason);
+    duo.pass(Time::from_secs(2));
+
+    let opened = |event: &Event| matches!(event, Event::Opened { stream, .. } if *stream == id);
+    assert!(duo.b.events.iter().any(opened), "{:?}", duo.b.events);
+    duo.b.channel.accept(duo.now, id).unwrap();
+    assert_eq!(read(&mut duo.b.channel, duo.now, id), b"farewell");
+    duo.rest();
+    assert_eq!((duo.a.channel.streams(), duo.b.channel.streams()), (0, 0));
+}
+
 #[test]
 fn an_idle_channel_is_small() {
     let size = size_of::<Channel>();
