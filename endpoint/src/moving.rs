@@ -196,7 +196,8 @@ impl Node {
         let conn = conn.clone();
         self.spawn(async move {
             sleep(LEAVE_AFTER).await;
-            for old in conn.routes_but(path) {
+            // By now it may have moved on: what is newer than this is not to be left.
+            for old in conn.routes_before(path) {
                 old.link.command(Command::Leave(CircuitId(old.circuit)));
             }
         });

@@ -214,7 +214,24 @@ async fn a_connection_cut_in_mid_transfer_costs_not_a_byte() {
         radio.cut();
     }
     load.goes_on().await;
+
+    // And then it stays where it is: what a session leaves a second after a
+    // move must not be what it has moved to since.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let ended = circuits_ended(&installation.relay).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(circuits_ended(&installation.relay).await, ended);
     load.end().await;
+}
+
+/// How many circuits have ended at a relay.
+async fn circuits_ended(relay: &Relay) -> u64 {
+    let metrics = relay.fetch("/metrics").await;
+    let of_each_reason = metrics
+        .lines()
+        .filter(|line| line.starts_with("fairway_relay_circuits_ended_total{"))
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap());
+    of_each_reason.sum()
 }
 
 /// What is between the device and its relay, and breaks.

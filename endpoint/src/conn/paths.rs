@@ -174,10 +174,10 @@ impl Conn {
         is_known && self.bond == Bond::Free
     }
 
-    /// All circuits but the one of `path`.
-    pub(crate) fn routes_but(&self, path: PathId) -> Vec<Route> {
+    /// All circuits that it had before the one of `path`.
+    pub(crate) fn routes_before(&self, path: PathId) -> Vec<Route> {
         let mut routes = self.routes.all();
-        routes.retain(|route| route.path != path);
+        routes.retain(|route| route.path < path);
         routes
     }
 

@@ -284,8 +284,13 @@ impl<IO: LinkIo> Driver<IO> {
         loop {
             match self.poll_session(id, &conn, path) {
                 Progress::Transmit => {
-                    if self.batch.len() >= MAX_BATCH {
-                        self.flush(cx)?;
+                    if self.batch.len() >= MAX_BATCH
+                        && let Err(end) = self.flush(cx)
+                    {
+                        // The session outlives this link: whoever is to be
+                        // woken for it would never hear of it again.
+                        self.act(id)?;
+                        return Err(end);
                     }
                     if self.n_batches >= n_batches_max {
                         // Others first.

@@ -73,6 +73,7 @@ const KNOWN_REASONS: &[&str] = &[
     "idle-timeout",
     "link-lost",
     "malformed",
+    "moved",
     "name-mismatch",
     "name-not-yours",
     "not-here",
