@@ -188,7 +188,7 @@ class Link:
         touched = set()
         while len(self.buffer) >= 8:
             kind, length = self.buffer[0], int.from_bytes(self.buffer[1:4], "big")
-            if kind > 1 or length > 16896:
+            if kind > 2 or length > (1280 if kind == 2 else 16896):
                 raise ConnectionError("a frame of a reserved type, or too long")
             if len(self.buffer) < 8 + length:
                 break
@@ -198,7 +198,8 @@ class Link:
                 raise CircuitRefused(*cbor.decode(packet))
             if circuit in self.channels:
                 touched.add(circuit)
-                self.consumed(circuit, length)
+                if kind == 0:
+                    self.consumed(circuit, length)
                 self.channels[circuit].receive(packet)
         for circuit in touched:
             self.channels[circuit].flush()

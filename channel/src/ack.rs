@@ -27,6 +27,11 @@ impl Acks {
     /// A new packet came in; `eliciting` if it wants an acknowledgement.
     pub(crate) fn on_received(&mut self, number: u64, eliciting: bool, bytes: usize, now: Time) {
         let next = self.received.last().map_or(0, |range| range.end);
+        if !eliciting && number > next {
+            // A datagram may overtake what is not lost: nothing to be told, and
+            // what comes in its order later is not late.
+            return;
+        }
         if number >= next {
             self.largest_at = now;
         }
@@ -118,6 +123,17 @@ mod tests {
         assert!(!acks.is_owed());
         acks.on_received(3, true, 50, at(0));
         assert!(acks.is_due(at(0)));
+    }
+
+    #[test]
+    fn what_a_datagram_overtakes_is_not_late() {
+        let mut acks = Acks::default();
+        acks.on_received(0, true, 50, at(0));
+        acks.on_received(4, false, 50, at(0));
+        for number in 1..4 {
+            acks.on_received(number, true, 50, at(1));
+        }
+        assert!(!acks.is_due(at(1)));
     }
 
     #[test]

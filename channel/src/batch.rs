@@ -14,6 +14,8 @@ pub struct Batch {
     length: usize,
     /// Where each packet (with its headroom) ends.
     ends: Vec<usize>,
+    /// Which packets hold nothing but datagrams: bit `n` for packet `n`.
+    datagrams: u64,
     /// The frames of the record that is being made.
     frames: Vec<u8>,
     headroom: usize,
@@ -28,6 +30,7 @@ impl Batch {
             buffer: Vec::new(),
             length: 0,
             ends: Vec::new(),
+            datagrams: 0,
             frames: Vec::new(),
             headroom,
             room: usize::MAX,
@@ -63,6 +66,7 @@ impl Batch {
         self.only = None;
         self.length = 0;
         self.ends.clear();
+        self.datagrams = 0;
         self.room = usize::MAX;
     }
 
@@ -87,6 +91,14 @@ impl Batch {
         })
     }
 
+    /// The same, and whether the packet holds nothing but datagrams: it is never
+    /// sent again, so a link may lose it, and may have it overtake others.
+    pub fn marked_packets_mut(&mut self) -> impl Iterator<Item = (bool, &mut [u8])> {
+        let datagrams = self.datagrams;
+        let packets = self.packets_mut().enumerate();
+        packets.map(move |(n, packet)| (datagrams & 1 << n != 0, packet))
+    }
+
     /// Whether another packet of any size may be put in.
     pub(crate) fn has_room(&self) -> bool {
         self.ends.len() < limits::MAX_BATCH && self.room >= limits::MAX_PACKET
@@ -104,6 +116,14 @@ impl Batch {
         self.ends.push(end);
         self.room = self.room.saturating_sub(length);
         &mut self.buffer[start..end]
+    }
+
+    /// The packet that was added last holds nothing but datagrams.
+    pub(crate) fn mark_datagram(&mut self) {
+        const { assert!(limits::MAX_BATCH <= u64::BITS as usize) };
+        if let Some(last) = self.ends.len().checked_sub(1) {
+            self.datagrams |= 1 << last;
+        }
     }
 
     /// Takes back the packet that was added last.
@@ -149,6 +169,24 @@ mod tests {
         assert_eq!(batch.len(), 2);
         batch.clear();
         assert!(batch.is_empty() && batch.as_slice().is_empty());
+    }
+
+    #[test]
+    fn which_packets_are_datagrams_is_known_until_they_are_forgotten() {
+        let mut batch = Batch::new(0);
+        for n in 0..limits::MAX_BATCH {
+            batch.add(1);
+            if n % 3 == 0 {
+                batch.mark_datagram();
+            }
+        }
+        for (n, (is_datagram, _)) in batch.marked_packets_mut().enumerate() {
+            assert_eq!(is_datagram, n % 3 == 0);
+        }
+        batch.clear();
+        batch.add(1);
+        let marked: Vec<_> = batch.marked_packets_mut().map(|(is, _)| is).collect();
+        assert_eq!(marked, [false]);
     }
 
     #[test]

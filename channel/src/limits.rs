@@ -58,6 +58,10 @@ pub const MAX_REASON: usize = 256;
 /// A datagram: fits the smallest path MTU of QUIC below.
 pub const MAX_DATAGRAM: usize = 1200;
 
+/// A datagram may overtake packets of at most so many numbers: half of the
+/// least replay window, so that none of them comes too late by it.
+pub const MAX_OVERTAKEN: u64 = 512;
+
 /// Datagrams waiting in one direction. More would only get older.
 pub const MAX_DATAGRAMS: usize = 64;
 

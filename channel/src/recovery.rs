@@ -132,6 +132,12 @@ impl Recovery {
         self.flight.as_ref().map_or(0, |flight| flight.sent.len())
     }
 
+    /// The number of the oldest packet that is being tracked.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        let flight = self.flight.as_ref()?;
+        flight.sent.front().map(|sent| sent.number)
+    }
+
     /// Packets found lost so far.
     pub(crate) fn lost(&self) -> u64 {
         self.lost
@@ -272,8 +278,9 @@ impl Flight {
             if number == ack.largest {
                 self.sample(now.saturating_sub(at), ack.delay);
             }
+            // Not of a datagram: one may overtake what is not lost at all.
+            self.largest_acked = self.largest_acked.max(Some(number));
         }
-        self.largest_acked = self.largest_acked.max(Some(ack.largest));
         self.find_lost(now, &mut each)
     }
 
@@ -447,6 +454,16 @@ mod tests {
         recovery.on_timeout(at(200), |_, carried| lost.push(carried));
         assert_eq!(lost, [carried(1), carried(2)]);
         assert_eq!(recovery.lost(), 3);
+    }
+
+    #[test]
+    fn a_datagram_that_overtook_others_makes_none_lost() {
+        let mut recovery = sent(5);
+        // Number 9 was not tracked.
+        assert_eq!(ack(&mut recovery, 9..10, at(4)), (vec![], vec![]));
+        let (arrived, lost) = ack(&mut recovery, 0..1, at(5));
+        assert_eq!((arrived, lost), (vec![carried(0)], vec![]));
+        assert_eq!(recovery.oldest(), Some(1));
     }
 
     #[test]

@@ -11,6 +11,10 @@ pub const LINK_HEADER: usize = 8;
 /// (1,184 bytes of ML-KEM key, a 4 KiB hello) are far below.
 pub const LINK_PAYLOAD_MAX: usize = 16 * 1024 + 512;
 
+/// Largest payload of a DATAGRAM frame: a channel's largest datagram (1,200
+/// bytes) as a packet, rounded up.
+pub const LINK_DATAGRAM_MAX: usize = 1_280;
+
 /// Credit that each direction of a circuit starts with, in DATA payload
 /// bytes. Enough for 80 Mbit/s at a round trip of 100 ms; a relay's memory for
 /// a circuit whose reader stalls is bounded by it.

@@ -185,6 +185,11 @@ pub const QUIC_STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 /// What may be under way to the other end: 80 Mbit/s at 200 ms.
 pub const QUIC_SEND_WINDOW: u64 = 2 * 1024 * 1024;
 
+/// Datagrams that wait to go out on one link, and as many that came and were
+/// not read: what a session lets wait (64 of 1,200 bytes). More would only get
+/// older.
+pub const QUIC_DATAGRAMS_MAX: usize = 80 * 1024;
+
 /// Frames that wait for their streams; then the sessions keep theirs.
 pub const QUIC_UNSENT_MAX: usize = 256 * 1024;
 

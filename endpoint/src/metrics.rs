@@ -17,6 +17,7 @@ pub struct Metrics {
     pub(crate) streams_refused: Counter,
     pub(crate) bytes_received: Counter,
     pub(crate) bytes_sent: Counter,
+    pub(crate) datagrams_dropped: Counter,
     pub(crate) renewals: Counter,
     pub(crate) renewal_failures: Counter,
     pub(crate) credential_expiry: Gauge,
@@ -76,6 +77,11 @@ impl Metrics {
                 "fairway_link_sent_bytes",
                 "Bytes written to links",
                 &m.bytes_sent,
+            ),
+            (
+                "fairway_link_datagrams_dropped",
+                "Datagrams thrown away because their link was slower",
+                &m.datagrams_dropped,
             ),
             ("fairway_renewals", "Credentials obtained", &m.renewals),
             (

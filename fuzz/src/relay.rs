@@ -90,7 +90,11 @@ impl Run {
             }
             4 => {
                 let bytes = script.below(1 << 16) * 16;
-                if let Forward::To(to, _) = self.core.forward(self.now, id, circuit, bytes) {
+                let forward = match bytes % 32 {
+                    0 => self.core.forward(self.now, id, circuit, bytes),
+                    _ => self.core.forward_datagrams(self.now, id, circuit, bytes),
+                };
+                if let Forward::To(to, _) = forward {
                     assert!(self.links.contains(&to), "to a link that is gone");
                     assert_ne!(to, id, "back to where it came from");
                 }

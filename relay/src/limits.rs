@@ -49,6 +49,10 @@ pub const LINK_QUEUED_BYTES_MAX: usize = 8 << 20;
 /// so that many tiny frames are as expensive in the books as in memory.
 pub const QUEUED_PIECE_OVERHEAD: usize = 128;
 
+/// Bytes of DATAGRAMs that wait for one link; what comes then is thrown away.
+/// A session of ours lets 64 datagrams of 1,200 bytes wait.
+pub const DATAGRAM_BYTES_QUEUED_MAX: usize = 80 * 1024;
+
 /// A queued piece below this size is copied out of the read buffer it lies
 /// in; one above keeps the buffer (256 KiB) alive. So at most four times the
 /// queued bytes are held.

@@ -105,18 +105,43 @@ impl Channel {
         }
         let mut cargo = Cargo::default();
         let mut frames = batch.lend_frames();
-        let data = self.fill_frames(&mut frames, &mut cargo);
+        let is_datagram = self.put_datagrams(&mut frames);
+        let data = match is_datagram {
+            true => Bytes::new(),
+            false => self.fill_frames(&mut frames, &mut cargo),
+        };
         let keys = self.keys.as_mut().filter(|_| !frames.is_empty());
         let number = keys.and_then(|keys| seal(&mut keys.sealer, None, &frames, &data, batch));
         batch.return_frames(frames);
         let Some(number) = number else {
             return false;
         };
+        let oldest = self.recovery.oldest().unwrap_or(number);
+        if is_datagram && number.saturating_sub(oldest) < limits::MAX_OVERTAKEN {
+            batch.mark_datagram();
+        }
         if cargo.eliciting {
             self.recovery.on_sent(number, cargo, self.now);
         }
         self.mind_the_key();
         true
+    }
+
+    /// Appends datagrams that wait to `out`, as many as make no larger record
+    /// than the largest alone; whether there are any. They have records of their
+    /// own, which a link below may carry as datagrams.
+    fn put_datagrams(&mut self, out: &mut Vec<u8>) -> bool {
+        if self.is_closed() || !self.may_send_more() {
+            return false;
+        }
+        while let Some(datagrams) = &mut self.datagrams
+            && let Some(datagram) = datagrams.out.front()
+            && out.len() + datagram.len() <= limits::MAX_DATAGRAM
+        {
+            Frame::Datagram(datagram).put(out);
+            datagrams.out.pop_front();
+        }
+        !out.is_empty()
     }
 
     /// Appends the frames of a record to `out`. The answer is the data that the
@@ -153,13 +178,6 @@ impl Channel {
             cargo.push(Carried::Ping);
         }
         self.put_renewal(out, cargo);
-        while let Some(datagrams) = &mut self.datagrams
-            && let Some(datagram) = datagrams.out.front()
-            && end - out.len() >= datagram.len() + 4
-        {
-            Frame::Datagram(datagram).put(out);
-            datagrams.out.pop_front();
-        }
         let pace = Pace {
             now: self.now,
             rtt: self.recovery.least_rtt(),

@@ -275,6 +275,69 @@ fn datagrams_arrive_or_not_but_never_pile_up() {
     assert_eq!(sent, Err(DatagramError::QueueFull));
 }
 
+/// Packets of `a` that wait: whether each is a datagram's, and how long it is.
+fn outgoing(duo: &mut Duo) -> Vec<(bool, usize)> {
+    let mut batch = Batch::new(0);
+    let mut packets = Vec::new();
+    while let Output::Transmit { .. } = duo.a.channel.poll_output(duo.now, &mut batch) {
+        let marked = batch.marked_packets_mut();
+        packets.extend(marked.map(|(is_datagram, packet)| (is_datagram, packet.len())));
+        batch.clear();
+    }
+    packets
+}
+
+#[test]
+fn datagrams_have_packets_of_their_own_that_are_known() {
+    let mut duo = ready();
+    let id = stream(&mut duo);
+    duo.run();
+    let mut data = Bytes::from_static(&[7; 5_000]);
+    duo.a.channel.write(duo.now, id, &mut data).unwrap();
+    for length in [1_200, 400, 400, 390, 1_000] {
+        let datagram = Bytes::from(vec![1; length]);
+        duo.a.channel.send_datagram(duo.now, datagram).unwrap();
+    }
+    let packets = outgoing(&mut duo);
+    let of = |wanted: bool| {
+        let packets = packets.iter().filter(|(is, _)| *is == wanted);
+        packets.map(|&(_, length)| length).collect::<Vec<_>>()
+    };
+    // Small ones share one.
+    let datagrams = of(true);
+    assert_eq!(datagrams.len(), 3);
+    assert!(
+        datagrams.iter().all(|&length| length < 1_240),
+        "{datagrams:?}"
+    );
+    assert!(matches!(of(false)[..], [length] if length > 5_000));
+}
+
+/// Else the peer's replay window would have moved past packets that come yet.
+#[test]
+fn a_datagram_is_not_let_past_more_than_the_replay_window_bears() {
+    let mut duo = ready();
+    let id = stream(&mut duo);
+    duo.run();
+    let mut n_before = 0;
+    loop {
+        duo.a
+            .channel
+            .send_datagram(duo.now, Bytes::from_static(b"x"))
+            .unwrap();
+        let datagrams = outgoing(&mut duo);
+        if datagrams == [(false, datagrams[0].1)] {
+            break;
+        }
+        let mut data = Bytes::from_static(b"y");
+        duo.a.channel.write(duo.now, id, &mut data).unwrap();
+        // What is under way is never acknowledged here.
+        n_before += 1 + outgoing(&mut duo).len() as u64;
+    }
+    let bound = limits::MAX_OVERTAKEN - 2..=limits::MAX_OVERTAKEN + 2;
+    assert!(bound.contains(&n_before), "{n_before}");
+}
+
 #[test]
 fn closing_tells_the_peer_even_if_the_first_word_is_lost() {
     let mut duo = ready();

@@ -13,7 +13,7 @@
 use bytes::BytesMut;
 use thiserror::Error;
 
-use crate::limits::{LINK_HEADER, LINK_PAYLOAD_MAX};
+use crate::limits::{LINK_DATAGRAM_MAX, LINK_HEADER, LINK_PAYLOAD_MAX};
 use crate::reason::Reason;
 
 /// A circuit on one link.
@@ -67,16 +67,21 @@ pub enum FrameKind {
     /// Whoever accepted the connection does not want the link, and says why
     /// without a session, which would cost what it has not got.
     Refused,
+    /// One packet of the circuit's session that is never sent again: it may be
+    /// lost, and overtake others. Outside of the circuit's credit.
+    Datagram,
 }
 
 impl FrameKind {
     const DATA: u8 = 0;
     const REFUSED: u8 = 1;
+    const DATAGRAM: u8 = 2;
 
     fn from_byte(byte: u8) -> Result<Self, FrameError> {
         match byte {
             Self::DATA => Ok(Self::Data),
             Self::REFUSED => Ok(Self::Refused),
+            Self::DATAGRAM => Ok(Self::Datagram),
             other => Err(FrameError::UnknownType(other)),
         }
     }
@@ -85,7 +90,20 @@ impl FrameKind {
         match self {
             Self::Data => Self::DATA,
             Self::Refused => Self::REFUSED,
+            Self::Datagram => Self::DATAGRAM,
         }
+    }
+
+    /// Checks the payload's length.
+    fn check(self, length: usize) -> Result<(), FrameError> {
+        let max = match self {
+            Self::Data | Self::Refused => LINK_PAYLOAD_MAX,
+            Self::Datagram => LINK_DATAGRAM_MAX,
+        };
+        if length > max {
+            return Err(FrameError::TooLarge { length, max });
+        }
+        Ok(())
     }
 }
 
@@ -115,9 +133,7 @@ impl Header {
         let [kind, l2, l1, l0, c3, c2, c1, c0] = *head;
         let kind = FrameKind::from_byte(kind)?;
         let length = u32::from_be_bytes([0, l2, l1, l0]) as usize;
-        if length > LINK_PAYLOAD_MAX {
-            return Err(FrameError::TooLarge { length });
-        }
+        kind.check(length)?;
         Ok(Some(Self {
             kind,
             length,
@@ -129,29 +145,33 @@ impl Header {
 /// The header of a frame with `length` bytes of payload.
 ///
 /// # Errors
-/// [`FrameError::TooLarge`] beyond [`LINK_PAYLOAD_MAX`].
+/// [`FrameError::TooLarge`] beyond what a frame of this kind may have.
 pub fn header(
     kind: FrameKind,
     circuit: CircuitId,
     length: usize,
 ) -> Result<[u8; LINK_HEADER], FrameError> {
-    if length > LINK_PAYLOAD_MAX {
-        return Err(FrameError::TooLarge { length });
-    }
+    kind.check(length)?;
     let [_, l2, l1, l0] = (length as u32).to_be_bytes();
     let [c3, c2, c1, c0] = circuit.0.to_be_bytes();
     Ok([kind.byte(), l2, l1, l0, c3, c2, c1, c0])
 }
 
-/// Complete frames of one circuit, one after the other in one buffer.
+/// Complete frames of one kind and circuit, one after the other in one buffer.
 #[derive(Debug)]
 pub struct Run {
+    kind: FrameKind,
     circuit: CircuitId,
     frames: usize,
     bytes: BytesMut,
 }
 
 impl Run {
+    /// What all frames carry.
+    pub fn kind(&self) -> FrameKind {
+        self.kind
+    }
+
     /// The circuit that all frames are of.
     pub fn circuit(&self) -> CircuitId {
         self.circuit
@@ -162,7 +182,7 @@ impl Run {
         self.frames
     }
 
-    /// Bytes of payload without headers: what circuit credit counts.
+    /// Bytes of payload without headers: what circuit credit counts, of DATA.
     pub fn payload_len(&self) -> usize {
         self.bytes.len() - self.frames * LINK_HEADER
     }
@@ -191,7 +211,7 @@ impl Run {
     }
 }
 
-/// Splits complete frames of one circuit off the front of a read buffer,
+/// Splits complete frames of one kind and circuit off the front of a read buffer,
 /// without copying: as many as lie next to each other, up to `max_bytes` (but
 /// at least one). `None` when the first frame is not complete.
 ///
@@ -224,6 +244,7 @@ pub fn take_run(buffer: &mut BytesMut, max_bytes: usize) -> Result<Option<Run>, 
         frames += 1;
     }
     Ok(Some(Run {
+        kind: first.kind,
         circuit: first.circuit,
         frames,
         bytes: buffer.split_to(end),
@@ -275,10 +296,12 @@ pub enum FrameError {
     #[error("link frame of unknown type {0}; the other end is newer or is no Fairway link")]
     UnknownType(u8),
     /// More than one packet can be.
-    #[error("link frame of {length} bytes is larger than the limit of {LINK_PAYLOAD_MAX}")]
+    #[error("link frame of {length} bytes is larger than the limit of {max}")]
     TooLarge {
         /// The length in the header.
         length: usize,
+        /// What a frame of this kind may have.
+        max: usize,
     },
 }
 
@@ -309,12 +332,18 @@ mod tests {
 
     #[test]
     fn what_is_no_frame_is_refused_by_its_header() {
-        let length = LINK_PAYLOAD_MAX + 1;
-        let too_large = header(FrameKind::Data, CircuitId(2), length);
-        assert_eq!(too_large, Err(FrameError::TooLarge { length }));
-        let [_, a, b, c] = (length as u32).to_be_bytes();
-        let head = [0, a, b, c, 0, 0, 0, 2];
-        assert_eq!(Header::peek(&head), Err(FrameError::TooLarge { length }));
+        for (kind, max) in [
+            (FrameKind::Data, LINK_PAYLOAD_MAX),
+            (FrameKind::Datagram, LINK_DATAGRAM_MAX),
+        ] {
+            assert!(header(kind, CircuitId(2), max).is_ok());
+            let length = max + 1;
+            let too_large = FrameError::TooLarge { length, max };
+            assert_eq!(header(kind, CircuitId(2), length), Err(too_large.clone()));
+            let [_, a, b, c] = (length as u32).to_be_bytes();
+            let head = [kind.byte(), a, b, c, 0, 0, 0, 2];
+            assert_eq!(Header::peek(&head), Err(too_large));
+        }
         assert_eq!(Header::peek(&[9; 8]), Err(FrameError::UnknownType(9)));
     }
 
@@ -351,6 +380,27 @@ mod tests {
             take_run(&mut buffer, usize::MAX).unwrap_err(),
             FrameError::UnknownType(9)
         );
+    }
+
+    #[test]
+    fn data_and_datagrams_are_runs_of_their_own() {
+        let mut buffer = BytesMut::new();
+        put(&mut buffer, 2, b"data");
+        for _ in 0..2 {
+            let head = header(FrameKind::Datagram, CircuitId(2), 3).unwrap();
+            buffer.extend_from_slice(&head);
+            buffer.extend_from_slice(b"may");
+        }
+        put(&mut buffer, 2, b"more");
+        let mut runs = Vec::new();
+        while let Some(run) = take_run(&mut buffer, usize::MAX).unwrap() {
+            runs.push((run.kind(), run.frames()));
+            // The kind stays with the frames.
+            let header = Header::peek(&run.rewrite(CircuitId(4))).unwrap().unwrap();
+            assert_eq!((header.kind, header.circuit.0), (runs[runs.len() - 1].0, 4));
+        }
+        let (data, datagram) = (FrameKind::Data, FrameKind::Datagram);
+        assert_eq!(runs, [(data, 1), (datagram, 2), (data, 1)]);
     }
 
     #[test]

@@ -223,7 +223,8 @@ impl<IO: LinkIo> Driver<IO> {
             // Closed by us while it was on its way, or nonsense: either way not ours.
             return;
         };
-        if id != 0 {
+        let is_datagram = run.kind() == FrameKind::Datagram;
+        if id != 0 && !is_datagram {
             let n = run.payload_len();
             if circuit.receive.receive(n).is_err() {
                 self.close_circuit(id, "credit-overrun", "more was sent than granted");
@@ -240,6 +241,8 @@ impl<IO: LinkIo> Driver<IO> {
                 conn.input(*path, std::iter::from_fn(|| run.next_payload()));
                 self.make_ready(id);
             }
+            // A datagram may overtake what its circuit begins with.
+            Some(None) if is_datagram => {}
             Some(None) => self.meet(id, run),
             None => {}
         }
@@ -352,12 +355,16 @@ impl<IO: LinkIo> Driver<IO> {
         });
         let n_before = self.batch.len();
         let progress = conn.poll(Some(path), &mut self.batch, &mut self.polled);
-        for frame in self.batch.packets_mut().skip(n_before) {
+        for (is_datagram, frame) in self.batch.marked_packets_mut().skip(n_before) {
             let length = frame.len() - LINK_HEADER;
-            let header = header(FrameKind::Data, CircuitId(id), length)
+            let kind = match is_datagram {
+                true => FrameKind::Datagram,
+                false => FrameKind::Data,
+            };
+            let header = header(kind, CircuitId(id), length)
                 .expect("a packet is never longer than a frame can carry");
             frame[..LINK_HEADER].copy_from_slice(&header);
-            if id != 0 {
+            if id != 0 && !is_datagram {
                 let within = circuit.send.take(length);
                 debug_assert!(within, "set_room keeps packets within the credit");
             }
@@ -382,7 +389,11 @@ impl<IO: LinkIo> Driver<IO> {
                 Poll::Ready(n) => self.n_written += n?,
             }
         }
-        self.node.metrics.bytes_sent.inc_by(self.n_written as u64);
+        let metrics = &self.node.metrics;
+        metrics.bytes_sent.inc_by(self.n_written as u64);
+        metrics
+            .datagrams_dropped
+            .inc_by(self.io.take_dropped_datagrams());
         self.batch.clear();
         self.n_written = 0;
         self.n_batches += 1;

@@ -3,7 +3,8 @@
 //! To a link's driver each is a byte stream of frames. TCP goes in as it is.
 //! [`Flushing`] (TLS) and [`WebSocket`] see to it that what was written goes
 //! out; [`QuicLink`] puts the frames of each circuit on a stream of their own,
-//! so that what is lost on one stalls no other.
+//! so that what is lost on one stalls no other, and sends DATAGRAM frames as
+//! QUIC's datagrams.
 //!
 //! None of this is trust: the link's own handshake, inside, shows who is at
 //! the other end, and the channels inside that are sealed end to end.
@@ -36,6 +37,12 @@ pub trait LinkIo: AsyncRead + AsyncWrite + Send + Unpin {
 
     /// The other end has shown who it is: it may have this many circuits.
     fn authenticated(&mut self, _n_circuits: usize) {}
+
+    /// How many DATAGRAM frames were thrown away on their way out since the
+    /// last call.
+    fn take_dropped_datagrams(&mut self) -> u64 {
+        0
+    }
 }
 
 impl LinkIo for TcpStream {}
@@ -50,5 +57,9 @@ impl LinkIo for Box<dyn LinkIo> {
 
     fn authenticated(&mut self, n_circuits: usize) {
         (**self).authenticated(n_circuits);
+    }
+
+    fn take_dropped_datagrams(&mut self) -> u64 {
+        (**self).take_dropped_datagrams()
     }
 }

@@ -16,7 +16,9 @@ pub(super) struct Half {
     /// Polices what comes from the link at this end.
     credit: ReceiveCredit,
     /// DATA payload bytes that came from this end.
-    pub(super) bytes: u64,
+    bytes: u64,
+    /// The same of DATAGRAMs, which no credit counts.
+    datagram_bytes: u64,
     /// What the opener asked for; at its end only.
     pub(super) opened: Option<Box<Opened>>,
 }
@@ -42,9 +44,9 @@ pub struct CircuitRecord {
     pub destination: Address,
     /// The link that it led to.
     pub callee: LinkId,
-    /// DATA payload bytes from the opener.
+    /// Payload bytes from the opener.
     pub bytes_in: u64,
-    /// DATA payload bytes to the opener.
+    /// Payload bytes to the opener.
     pub bytes_out: u64,
     /// How long it lasted.
     pub duration: Time,
@@ -62,6 +64,7 @@ impl Half {
             other,
             credit: ReceiveCredit::new(),
             bytes: 0,
+            datagram_bytes: 0,
             opened: opened.map(Box::new),
         }
     }
@@ -72,6 +75,16 @@ impl Half {
         let fits = self.credit.receive(payload).is_ok();
         self.bytes += if fits { payload as u64 } else { 0 };
         fits
+    }
+
+    /// Counts DATAGRAMs that came from this end.
+    pub(super) fn receive_datagrams(&mut self, payload: usize) {
+        self.datagram_bytes += payload as u64;
+    }
+
+    /// All payload bytes that came from this end.
+    pub(super) fn all_bytes(&self) -> u64 {
+        self.bytes.saturating_add(self.datagram_bytes)
     }
 
     /// The other end granted this one `max_bytes`; the answer is whether to
@@ -107,6 +120,19 @@ mod tests {
         assert!(!half.grant(5).unwrap());
         assert!(half.receive(window));
         assert!(half.grant(CIRCUIT_CREDIT * 3 + 1).is_err());
+    }
+
+    /// Else somebody's datagrams would let the other end grant what nobody has sent.
+    #[test]
+    fn datagrams_are_counted_but_are_no_credit() {
+        let mut half = Half::new((LinkId(1), CircuitId(2)), None);
+        half.receive_datagrams(CIRCUIT_CREDIT as usize);
+        assert_eq!((half.bytes, half.all_bytes()), (0, CIRCUIT_CREDIT));
+        assert!(
+            half.grant(CIRCUIT_CREDIT + LINK_PAYLOAD_MAX as u64)
+                .is_err()
+        );
+        assert!(half.receive(CIRCUIT_CREDIT as usize));
     }
 
     #[test]

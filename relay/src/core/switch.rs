@@ -396,6 +396,7 @@ impl Core {
         } else {
             (other.0, far, id, near)
         };
+        let (bytes_in, bytes_out) = (from.all_bytes(), to.all_bytes());
         let Some(opened) = from.opened else {
             debug_assert!(false, "one end of a circuit has opened it");
             return Some(other);
@@ -409,8 +410,8 @@ impl Core {
                 peer: peer.unwrap_or_default(),
                 destination: opened.destination,
                 callee,
-                bytes_in: from.bytes,
-                bytes_out: to.bytes,
+                bytes_in,
+                bytes_out,
                 duration: now.saturating_sub(opened.at),
                 reason: reason.clone(),
             })));

@@ -193,13 +193,8 @@ impl Driver {
         if self.runs.is_empty() {
             return;
         }
-        let routed = &mut self.routed;
-        let outputs = self.shared.route(
-            id,
-            self.runs.drain(..),
-            |run| (run.circuit(), run.payload_len()),
-            |run, link, circuit| routed.push((link, circuit, run.rewrite(circuit).freeze())),
-        );
+        let runs = self.runs.drain(..);
+        let outputs = self.shared.route(id, runs, &mut self.routed);
         let more = self.shared.send(&mut self.routed);
         self.shared.act(outputs);
         self.shared.act(more);

@@ -27,6 +27,7 @@ pub struct Metrics {
     pub(super) bytes_received: Counter,
     pub(super) bytes_sent: Counter,
     pub(super) runs_dropped: Counter,
+    pub(super) datagrams_dropped: Counter,
 }
 
 /// A kind of peer.
@@ -150,6 +151,11 @@ impl Metrics {
                 "dropped_runs",
                 "Runs of frames dropped: their circuit was gone or overran",
                 &m.runs_dropped,
+            ),
+            (
+                "datagrams_dropped",
+                "Datagrams thrown away because their link was slower",
+                &m.datagrams_dropped,
             ),
         ] {
             registry.register(name, help, counter.clone());

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use fairway_control::limits::LINK_HEADER;
-use fairway_control::link::CircuitId;
+use fairway_control::link::{CircuitId, FrameKind, Run};
 use fairway_control::{Reason, reason};
 use fairway_daemon::Gate;
 use fairway_session::Batch;
@@ -16,7 +16,7 @@ use super::access;
 use super::identity::IdentitySource;
 use super::link::Link;
 use super::metrics::{ClassLabel, Metrics};
-use super::outbound::Held;
+use super::outbound::{Held, Outbound};
 use crate::core::{Class, Core, Forward, LinkId, Output, Refusal, Settings, Who};
 use crate::limits;
 
@@ -38,7 +38,13 @@ pub(super) struct State {
 }
 
 /// A run of frames on its way: to which link, on which circuit there.
-pub(super) type Routed = (Arc<Link>, CircuitId, Bytes);
+pub(super) struct Routed {
+    pub(super) link: Arc<Link>,
+    pub(super) circuit: CircuitId,
+    pub(super) kind: FrameKind,
+    pub(super) n_frames: usize,
+    pub(super) bytes: Bytes,
+}
 
 impl Shared {
     pub(super) fn new(
@@ -103,21 +109,33 @@ impl Shared {
 
     /// Finds out where runs of frames go. Carry out the outputs after the
     /// frames that were routed before them.
-    pub(super) fn route<R>(
+    pub(super) fn route(
         &self,
         from: LinkId,
-        runs: impl Iterator<Item = R>,
-        describe: impl Fn(&R) -> (CircuitId, usize),
-        mut routed: impl FnMut(R, Arc<Link>, CircuitId),
+        runs: impl Iterator<Item = Run>,
+        routed: &mut Vec<Routed>,
     ) -> VecDeque<Output> {
         let now = self.identity.now().mono;
         let mut state = self.state();
         for run in runs {
-            let (circuit, payload) = describe(&run);
-            match state.core.forward(now, from, circuit, payload) {
+            let (circuit, payload) = (run.circuit(), run.payload_len());
+            let (kind, core) = (run.kind(), &mut state.core);
+            let forward = match kind {
+                FrameKind::Data => core.forward(now, from, circuit, payload),
+                FrameKind::Datagram => core.forward_datagrams(now, from, circuit, payload),
+                // Reading it has ended the link.
+                FrameKind::Refused => Forward::Drop,
+            };
+            match forward {
                 Forward::To(id, circuit) => {
                     if let Some(link) = state.links.get(&id) {
-                        routed(run, link.clone(), circuit);
+                        routed.push(Routed {
+                            link: link.clone(),
+                            circuit,
+                            kind,
+                            n_frames: run.frames(),
+                            bytes: run.rewrite(circuit).freeze(),
+                        });
                     }
                 }
                 Forward::Drop => {
@@ -274,20 +292,39 @@ impl Shared {
     pub(super) fn send(&self, routed: &mut Vec<Routed>) -> VecDeque<Output> {
         let mut outputs = VecDeque::new();
         let mut routed = routed.drain(..).peekable();
-        while let Some((link, circuit, bytes)) = routed.next() {
+        while let Some(first) = routed.next() {
+            let link = first.link.clone();
             {
                 let mut out = link.out();
-                out.push(circuit, bytes);
+                self.queue(&mut out, first, &mut outputs);
                 // Frames for one link mostly come together: one write for all.
-                while let Some((_, circuit, bytes)) =
-                    routed.next_if(|(next, _, _)| Arc::ptr_eq(next, &link))
-                {
-                    out.push(circuit, bytes);
+                while let Some(next) = routed.next_if(|next| Arc::ptr_eq(&next.link, &link)) {
+                    self.queue(&mut out, next, &mut outputs);
                 }
             }
             outputs.extend(self.flush(&link));
         }
         outputs
+    }
+
+    /// Puts frames into the queue of their link; DATAGRAMs only while few wait.
+    fn queue(&self, out: &mut Outbound, routed: Routed, outputs: &mut VecDeque<Output>) {
+        let Routed {
+            link,
+            circuit,
+            kind,
+            n_frames,
+            bytes,
+        } = routed;
+        if kind != FrameKind::Datagram {
+            out.push(circuit, bytes);
+            return;
+        }
+        let mut change = None;
+        if !out.push_datagrams(circuit, bytes, |held| change = Some(held)) {
+            self.metrics.datagrams_dropped.inc_by(n_frames as u64);
+        }
+        self.book(&link, change.as_slice(), outputs);
     }
 
     /// Writes what the link's socket takes. If it does not take all, or is
@@ -328,6 +365,8 @@ impl Shared {
         );
         link.bytes_out.fetch_add(n_bytes, Ordering::Relaxed);
         self.metrics.bytes_sent.inc_by(n_bytes);
+        let n_dropped = link.socket.take_dropped_datagrams();
+        self.metrics.datagrams_dropped.inc_by(n_dropped);
         // Still under the queue's lock, so that the books see it in order.
         self.book(link, &changes, outputs);
         done

@@ -109,6 +109,14 @@ impl Sink {
         }
     }
 
+    /// How many DATAGRAMs the connection has thrown away since the last call.
+    pub(super) fn take_dropped_datagrams(&self) -> u64 {
+        match self {
+            Self::Tcp(_) => 0,
+            Self::Other(other) => other.io().take_dropped_datagrams(),
+        }
+    }
+
     /// The other end has shown who it is.
     pub(super) fn authenticated(&self, n_circuits: usize) {
         match self {

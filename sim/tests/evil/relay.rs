@@ -2,7 +2,7 @@
 //! relay. The links of others, and their circuits, go on.
 
 use bytes::BytesMut;
-use fairway_control::limits::{CIRCUIT_CREDIT, LINK_PAYLOAD_MAX};
+use fairway_control::limits::{CIRCUIT_CREDIT, LINK_DATAGRAM_MAX, LINK_PAYLOAD_MAX};
 use fairway_control::link::{
     CircuitId, FrameKind, Instance, ToEndpoint, ToRelay, header, take_run,
 };
@@ -59,7 +59,7 @@ pub(crate) const CASES: &[Case] = &[
         b.unreadable = true;
     }, Ends::Unreadable),
     // --- section 2: frames
-    case("a frame of a reserved type", |b| b.bytes(&[2, 0, 0, 1, 0, 0, 0, 2, 9]), Ends::Unreadable),
+    case("a frame of a reserved type", |b| b.bytes(&[3, 0, 0, 1, 0, 0, 0, 2, 9]), Ends::Unreadable),
     case("a frame of type 255", |b| b.bytes(&[255, 0, 0, 1, 0, 0, 0, 2, 9]), Ends::Unreadable),
     case("a REFUSED from an endpoint", |b| b.bytes(&[1, 0, 0, 0, 0, 0, 0, 0]), Ends::Unreadable),
     case("a frame one byte longer than may be", |b| b.bytes(&too_long()), Ends::Unreadable),
@@ -68,6 +68,15 @@ pub(crate) const CASES: &[Case] = &[
     case("a frame of the largest size", |b| { b.open(2, NAME); b.data(2, LINK_PAYLOAD_MAX) }, Ends::Goes),
     case("an empty frame", |b| { b.open(2, NAME); b.data(2, 0) }, Ends::Goes),
     case("ten thousand empty frames", |b| { b.open(2, NAME); (0..10_000).for_each(|_| b.data(2, 0)) }, Ends::Goes),
+    case("a datagram one byte longer than may be", |b| {
+        b.bytes(&[2, 0, 5, 1, 0, 0, 0, 2]);
+        assert_eq!(LINK_DATAGRAM_MAX, 0x500);
+    }, Ends::Unreadable),
+    case("two windows of datagrams, which no credit counts", |b| {
+        b.open(2, NAME);
+        (0..2 * CIRCUIT_CREDIT as usize / LINK_DATAGRAM_MAX).for_each(|_| b.datagram(2));
+    }, Ends::Goes),
+    case("a datagram on a circuit that is not", |b| b.datagram(8), Ends::Goes),
     case("data on a circuit that is not", |b| b.data(8, 100), Ends::Goes),
     case("data on a circuit of somebody else's", |b| { b.data(4, 100); b.data(3, 100) }, Ends::Goes),
     case("data on the relay's own number", |b| b.data(1, 100), Ends::Goes),
@@ -215,7 +224,14 @@ impl Board {
             match take_run(&mut self.buffer, usize::MAX) {
                 Ok(Some(run)) => {
                     let (circuit, length) = (run.circuit(), run.payload_len());
-                    let to = self.core.forward(NOW, self.evil, circuit, length);
+                    let to = match run.kind() {
+                        FrameKind::Datagram => {
+                            self.core.forward_datagrams(NOW, self.evil, circuit, length)
+                        }
+                        FrameKind::Data | FrameKind::Refused => {
+                            self.core.forward(NOW, self.evil, circuit, length)
+                        }
+                    };
                     assert!(to == Forward::Drop || circuit == CircuitId(2), "{to:?}");
                     self.told.extend(self.core.take_messages(self.evil));
                 }
@@ -228,6 +244,11 @@ impl Board {
     fn data(&mut self, circuit: u32, length: usize) {
         let head = header(FrameKind::Data, CircuitId(circuit), length).unwrap();
         self.bytes(&[&head[..], &vec![7; length]].concat());
+    }
+
+    fn datagram(&mut self, circuit: u32) {
+        let head = header(FrameKind::Datagram, CircuitId(circuit), LINK_DATAGRAM_MAX).unwrap();
+        self.bytes(&[&head[..], &[7; LINK_DATAGRAM_MAX]].concat());
     }
 
     /// So many bytes on circuit 2.

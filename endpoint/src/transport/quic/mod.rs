@@ -10,7 +10,11 @@
 //! much that side had written on circuit 0's stream before. The other side
 //! reads no further before it has read that much of circuit 0's stream, so that
 //! data never overtakes the message that announces its circuit.
+//!
+//! DATAGRAM frames go as QUIC's datagrams where they fit the path, outside of
+//! all streams, and on their circuit's stream else.
 
+mod datagrams;
 mod reader;
 mod setup;
 
@@ -22,7 +26,7 @@ use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use fairway_control::link::{CircuitId, Header};
+use fairway_control::link::{CircuitId, FrameKind, Header};
 use futures::future::BoxFuture;
 use futures::stream::{AbortHandle, AbortRegistration, Abortable, BoxStream, SelectAll};
 use futures::{FutureExt, Stream, StreamExt};
@@ -33,6 +37,7 @@ use tokio::sync::watch;
 pub(super) use self::setup::connect;
 pub use self::setup::server_config;
 
+use self::datagrams::Datagrams;
 use self::reader::{Arrived, Begin, Reader};
 use super::LinkIo;
 use crate::limits::{
@@ -58,6 +63,7 @@ pub struct QuicLink {
     held: Arc<AtomicUsize>,
     accepting: BoxFuture<'static, Streams>,
     readers: SelectAll<Abortable<BoxStream<'static, io::Result<Arrived>>>>,
+    datagrams: Datagrams,
     /// Frames that were read and not yet handed out.
     ready: Bytes,
     closing: Option<BoxFuture<'static, ()>>,
@@ -124,6 +130,7 @@ impl QuicLink {
     fn new(connection: Connection, is_client: bool, streams: (SendStream, RecvStream)) -> Self {
         let mut link = Self {
             accepting: accept(&connection),
+            datagrams: Datagrams::new(&connection),
             connection,
             is_client,
             circuits: BTreeMap::new(),
@@ -182,6 +189,28 @@ impl QuicLink {
 
     /// Fetches frames into `ready`; `false` at the end of the link.
     fn poll_arrived(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        // By turns, so that neither datagrams nor streams keep the others out.
+        if self.datagrams.is_turn() && self.poll_datagram(cx)?.is_ready() {
+            return Poll::Ready(Ok(true));
+        }
+        match self.poll_streams(cx) {
+            Poll::Pending => self.poll_datagram(cx).map_ok(|()| true),
+            arrived @ Poll::Ready(_) => arrived,
+        }
+    }
+
+    fn poll_datagram(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let (circuit, frame) = ready!(self.datagrams.poll_next(cx))?;
+            if !self.over.has(circuit) {
+                self.ready = frame;
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// The same of what comes on streams.
+    fn poll_streams(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         loop {
             if let Poll::Ready(streams) = self.accepting.poll_unpin(cx) {
                 match streams {
@@ -351,17 +380,39 @@ impl QuicLink {
     /// Takes whole frames off `bytes`; how many bytes that were.
     fn take_frames(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut n = 0;
-        while self.unsent_bytes < QUIC_UNSENT_MAX {
+        loop {
             let rest = &bytes[n..];
             let header = Header::peek(rest).map_err(|error| wrong(&error.to_string()))?;
-            let Some(frame) = header.and_then(|header| rest.get(..header.frame_len())) else {
+            let Some(header) = header else {
                 break;
             };
-            let circuit = header.map_or(CircuitId::LINK, |header| header.circuit);
-            self.push(circuit.0, frame);
+            let Some(frame) = rest.get(..header.frame_len()) else {
+                break;
+            };
+            match header.kind {
+                FrameKind::Datagram => self.push_datagram(header.circuit.0, frame),
+                FrameKind::Data | FrameKind::Refused if self.is_full() => break,
+                FrameKind::Data | FrameKind::Refused => self.push(header.circuit.0, frame),
+            }
             n += frame.len();
         }
         Ok(n)
+    }
+
+    fn is_full(&self) -> bool {
+        self.unsent_bytes >= QUIC_UNSENT_MAX
+    }
+
+    /// Takes one whole DATAGRAM frame, or throws it away.
+    fn push_datagram(&mut self, circuit: u32, frame: &[u8]) {
+        if self.over.has(circuit) || self.datagrams.send(&self.connection, frame) {
+            return;
+        }
+        if self.is_full() {
+            self.datagrams.count_dropped();
+        } else {
+            self.push(circuit, frame);
+        }
     }
 }
 
@@ -437,6 +488,10 @@ impl LinkIo for QuicLink {
         self.connection
             .set_receive_window(VarInt::try_from(window).unwrap_or(VarInt::MAX));
     }
+
+    fn take_dropped_datagrams(&mut self) -> u64 {
+        self.datagrams.take_dropped()
+    }
 }
 
 impl AsyncRead for QuicLink {
@@ -484,7 +539,7 @@ impl AsyncWrite for QuicLink {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        let was_full = this.unsent_bytes >= QUIC_UNSENT_MAX;
+        let was_full = this.is_full();
         let mut n = 0;
         for slice in slices {
             let taken = this.take_frames(slice)?;
@@ -504,7 +559,7 @@ impl AsyncWrite for QuicLink {
                 Poll::Ready(Err(wrong("not a whole frame")))
             };
         }
-        if this.unsent_bytes < QUIC_UNSENT_MAX {
+        if !this.is_full() {
             // There is room again.
             cx.waker().wake_by_ref();
         }

@@ -9,9 +9,9 @@ use quinn::{ClientConfig, Endpoint, IdleTimeout, TransportConfig, VarInt};
 
 use super::QuicLink;
 use crate::limits::{
-    CIRCUITS_PER_LINK_MAX, QUIC_HALF_OPEN_WINDOW, QUIC_IDLE, QUIC_INCOMING_BUFFER,
-    QUIC_INCOMING_BUFFER_ALL, QUIC_INCOMING_MAX, QUIC_KEEPALIVE, QUIC_RECEIVE_WINDOW,
-    QUIC_SEND_WINDOW, QUIC_STREAM_WINDOW,
+    CIRCUITS_PER_LINK_MAX, QUIC_DATAGRAMS_MAX, QUIC_HALF_OPEN_WINDOW, QUIC_IDLE,
+    QUIC_INCOMING_BUFFER, QUIC_INCOMING_BUFFER_ALL, QUIC_INCOMING_MAX, QUIC_KEEPALIVE,
+    QUIC_RECEIVE_WINDOW, QUIC_SEND_WINDOW, QUIC_STREAM_WINDOW,
 };
 use crate::transport::connect::ConnectError;
 
@@ -49,7 +49,8 @@ fn transport_config() -> TransportConfig {
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(millis(QUIC_IDLE)))))
         // Loss on a radio is not congestion: at 20 % of loss CUBIC hardly moves.
         .congestion_controller_factory(Arc::new(quinn::congestion::BbrConfig::default()))
-        .datagram_receive_buffer_size(None);
+        .datagram_receive_buffer_size(Some(QUIC_DATAGRAMS_MAX))
+        .datagram_send_buffer_size(QUIC_DATAGRAMS_MAX);
     config
 }
 

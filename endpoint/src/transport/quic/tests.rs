@@ -32,7 +32,11 @@ fn tls_client() -> rustls::ClientConfig {
 
 /// An endpoint's link and a relay's, with circuit 0's first frame read.
 async fn pair() -> (QuicLink, QuicLink) {
-    let server = quinn::Endpoint::server(server_config(tls_server()).unwrap(), LOCALHOST).unwrap();
+    pair_by(server_config(tls_server()).unwrap()).await
+}
+
+async fn pair_by(config: quinn::ServerConfig) -> (QuicLink, QuicLink) {
+    let server = quinn::Endpoint::server(config, LOCALHOST).unwrap();
     let address = server.local_addr().unwrap();
     let accepting = tokio::spawn(async move {
         let connection = server.accept().await.unwrap().await.unwrap();
@@ -51,13 +55,30 @@ fn frame(circuit: u32, payload: &[u8]) -> Vec<u8> {
     [&header[..], payload].concat()
 }
 
+fn datagram(circuit: u32, payload: &[u8]) -> Vec<u8> {
+    let header = header(FrameKind::Datagram, CircuitId(circuit), payload.len()).unwrap();
+    [&header[..], payload].concat()
+}
+
 async fn next(link: &mut QuicLink) -> (u32, Vec<u8>) {
+    let (header, payload) = next_frame(link).await;
+    (header.circuit.0, payload)
+}
+
+async fn next_frame(link: &mut QuicLink) -> (Header, Vec<u8>) {
     let mut head = [0; 8];
     soon(link.read_exact(&mut head)).await.unwrap();
     let header = Header::peek(&head).unwrap().unwrap();
     let mut payload = vec![0; header.length];
     soon(link.read_exact(&mut payload)).await.unwrap();
-    (header.circuit.0, payload)
+    (header, payload)
+}
+
+/// The next frame is a DATAGRAM on circuit 2.
+async fn next_datagram(link: &mut QuicLink) -> Vec<u8> {
+    let (header, payload) = next_frame(link).await;
+    assert_eq!((header.kind, header.circuit.0), (FrameKind::Datagram, 2));
+    payload
 }
 
 /// Writes and flushes: what was not taken at once would go out while somebody
@@ -274,4 +295,105 @@ async fn who_is_not_authenticated_has_one_stream() {
     far.authenticated(1);
     assert!(soon(near.connection.open_bi()).await.is_ok());
     assert_eq!(next(&mut far).await, (0, b"hello".to_vec()));
+}
+
+// --- datagrams -------------------------------------------------------------------
+
+fn n_datagrams(link: &QuicLink) -> (u64, u64) {
+    let stats = link.connection.stats();
+    (stats.frame_tx.datagram, stats.frame_rx.datagram)
+}
+
+#[tokio::test]
+async fn datagrams_need_no_stream_and_overtake_what_is_held_up() {
+    let (mut near, mut far) = pair().await;
+    write(&mut near, &datagram(2, b"early")).await;
+    assert_eq!(next_datagram(&mut far).await, b"early");
+    assert_eq!(far.circuits.len(), 1);
+    // The stream of their circuit is stuck, and so full that it takes no more.
+    let held_up = frame(2, &[1; 16_000]);
+    let filling = async {
+        loop {
+            near.write_all(&held_up).await.unwrap();
+        }
+    };
+    assert!(
+        tokio::time::timeout(Duration::from_secs(1), filling)
+            .await
+            .is_err()
+    );
+    assert!(near.is_full());
+    soon(near.write_all(&datagram(2, b"late"))).await.unwrap();
+    soon(async {
+        while n_datagrams(&far).1 < 2 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+    // By turns: at most what was read of the stream at once comes before it.
+    let mut n_before = 0;
+    while next_frame(&mut far).await.0.kind == FrameKind::Data {
+        n_before += 1;
+    }
+    assert!(n_before <= 2, "{n_before}");
+    assert_eq!((n_datagrams(&near).0, n_datagrams(&far).1), (2, 2));
+}
+
+#[tokio::test]
+async fn a_datagram_that_the_path_does_not_take_goes_on_its_circuits_stream() {
+    let mut config = server_config(tls_server()).unwrap();
+    let mut transport = quinn::TransportConfig::default();
+    transport.datagram_receive_buffer_size(None);
+    config.transport_config(Arc::new(transport));
+    let (mut near, mut far) = pair_by(config).await;
+    write(&mut near, &[frame(2, b"one"), datagram(2, b"two")].concat()).await;
+    assert_eq!(next(&mut far).await, (2, b"one".to_vec()));
+    assert_eq!(next_datagram(&mut far).await, b"two");
+    assert_eq!(n_datagrams(&near).0, 0);
+}
+
+#[tokio::test]
+async fn datagrams_that_the_path_is_too_slow_for_are_dropped_and_counted() {
+    let (mut near, mut far) = pair().await;
+    let many = datagram(2, &[5; 1_000]).repeat(300);
+    // At once: nothing can leave meanwhile.
+    soon(near.write_all(&many)).await.unwrap();
+    let n_dropped = near.take_dropped_datagrams();
+    let n_kept = (crate::limits::QUIC_DATAGRAMS_MAX / 1_000) as u64;
+    assert!(n_dropped < 300 && n_dropped >= 300 - n_kept, "{n_dropped}");
+    assert_eq!(near.take_dropped_datagrams(), 0);
+    // Streams do not notice.
+    write(&mut near, &frame(2, b"data")).await;
+    while next_frame(&mut far).await.0.kind == FrameKind::Datagram {}
+}
+
+#[tokio::test]
+async fn datagrams_of_a_circuit_that_is_over_go_nowhere() {
+    let (mut near, mut far) = pair().await;
+    near.circuit_over(2);
+    far.circuit_over(4);
+    write(&mut near, &[datagram(2, b"x"), datagram(4, b"y")].concat()).await;
+    write(&mut near, &frame(0, b"end")).await;
+    assert_eq!(next(&mut far).await, (0, b"end".to_vec()));
+    write(&mut near, &datagram(6, b"z")).await;
+    assert_eq!(next(&mut far).await, (6, b"z".to_vec()));
+}
+
+/// Each row: what is in a QUIC datagram.
+#[tokio::test]
+async fn who_sends_other_datagrams_loses_the_link() {
+    for (what, bytes) in [
+        ("nothing", Vec::new()),
+        ("half a header", vec![2, 0, 0, 1]),
+        ("DATA", frame(2, b"x")),
+        ("two frames", datagram(2, b"x").repeat(2)),
+        ("half a frame", datagram(2, b"xyz")[..10].to_vec()),
+        ("a reserved type", vec![9; 8]),
+        ("garbage", vec![0xee; 64]),
+    ] {
+        let (near, mut far) = pair().await;
+        near.connection.send_datagram(bytes.into()).unwrap();
+        let end = end(&mut far).await;
+        assert_eq!(end, Some(io::ErrorKind::InvalidData), "{what}");
+    }
 }

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairway_endpoint::transport::{ALPN_HTTP, ALPN_LINK, crypto_provider};
+use fairway_control::limits::CIRCUIT_CREDIT;
+use fairway_control::link::FrameKind;
+use fairway_endpoint::transport::{ALPN_HTTP, ALPN_LINK, QuicLink, crypto_provider};
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
@@ -14,7 +16,8 @@ use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::peer::Relay;
+use super::COLLECTOR;
+use super::peer::{Peer, Relay, local};
 use crate::limits::HANDSHAKE_TIMEOUT;
 use crate::server::Certificate;
 
@@ -76,6 +79,18 @@ impl Listening {
         let connecting = endpoint.connect_with(config, address, "127.0.0.1").unwrap();
         let connection = connecting.await.unwrap();
         (endpoint, connection)
+    }
+}
+
+impl Listening {
+    /// A device's link over QUIC, and its connection.
+    async fn quic_link(&self, who: &str) -> (Peer<QuicLink>, quinn::Connection) {
+        let (_, connection) = self.quic().await;
+        let link = QuicLink::dialled(connection.clone()).await.unwrap();
+        let local = local(&self.relay.domain, who, &[], 77);
+        let mut peer = Peer::over(link, local).await.unwrap();
+        peer.establish().await.unwrap();
+        (peer, connection)
     }
 }
 
@@ -190,4 +205,70 @@ async fn who_speaks_another_protocol_is_refused_by_tls() {
     let refused = TlsConnector::from(config).connect(name, socket).await;
     assert!(refused.is_err());
     listening.relay.settle("/connections", 0).await;
+}
+
+// --- datagrams -------------------------------------------------------------------
+
+#[tokio::test]
+async fn datagrams_are_datagrams_wherever_a_link_has_them() {
+    let listening = Listening::start(100).await;
+    let relay = &listening.relay;
+    let mut collector = relay.link("ns/factory/sa/collector", &["collector"]).await;
+    collector.register(COLLECTOR).await.unwrap();
+    let (mut device, connection) = listening.quic_link("ns/factory/device/pump-7").await;
+    device.open(2, COLLECTOR).await.unwrap();
+    let incoming = collector.incoming().await;
+
+    device.send_datagram(2, b"question").await;
+    let (datagram, data) = (FrameKind::Datagram, FrameKind::Data);
+    let question = (datagram, incoming, "question".into());
+    assert_eq!(collector.receive_frame().await, question);
+    collector.send_datagram(incoming, b"answer").await;
+    assert_eq!(device.receive_frame().await, (datagram, 2, "answer".into()));
+    let stats = connection.stats();
+    assert_eq!((stats.frame_tx.datagram, stats.frame_rx.datagram), (1, 1));
+
+    // The opener begins the circuit's stream.
+    device.send(2, b"data").await;
+    let begun = (data, incoming, "data".into());
+    assert_eq!(collector.receive_frame().await, begun);
+    collector.send(incoming, b"in its order").await;
+    let in_order = (data, 2, "in its order".into());
+    assert_eq!(device.receive_frame().await, in_order);
+    assert_eq!(connection.stats().frame_rx.datagram, 1);
+    assert_eq!(relay.metrics.datagrams_dropped.get(), 0);
+}
+
+/// No credit holds a datagram back, and none takes credit from others.
+#[tokio::test]
+async fn datagrams_for_a_link_that_rests_are_dropped_and_hurt_nobody() {
+    let listening = Listening::start(100).await;
+    let relay = &listening.relay;
+    let mut collector = relay.link("ns/factory/sa/collector", &["collector"]).await;
+    collector.register(COLLECTOR).await.unwrap();
+    let mut device = relay.link("ns/factory/device/pump-7", &[]).await;
+    device.open(2, COLLECTOR).await.unwrap();
+    let incoming = collector.incoming().await;
+    // It reads nothing: first the kernel's buffers fill, then the relay's.
+    while relay.metrics.datagrams_dropped.get() < 1_000 {
+        device.send_datagram(2, &[7; 1_200]).await;
+        tokio::task::yield_now().await;
+    }
+    let waiting = relay.inspector.state()["queued_bytes"].as_u64().unwrap();
+    assert!(waiting < 1 << 20, "{waiting}");
+    // The circuit is there, with all of its credit.
+    let (mut sent, credit) = (0, CIRCUIT_CREDIT as usize);
+    while sent < credit {
+        device.send(2, &[8; 16_384]).await;
+        sent += 16_384;
+    }
+    let mut received = 0;
+    while received < credit {
+        let (kind, circuit, payload) = collector.receive_frame().await;
+        assert_eq!(circuit, incoming);
+        if kind == FrameKind::Data {
+            received += payload.len();
+        }
+    }
+    relay.settle("/queued_bytes", 0).await;
 }

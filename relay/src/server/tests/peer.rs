@@ -19,7 +19,7 @@ use fairway_session::{
     Batch, Config, Event, Local, Now, OpenRequest, Output, PathId, ReadOutcome, Refusal, Rules,
     Session, StaticSecret, StreamId, code,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -46,8 +46,8 @@ pub(super) struct Relay {
 }
 
 /// The other end of a link.
-pub(super) struct Peer {
-    pub(super) socket: TcpStream,
+pub(super) struct Peer<IO = TcpStream> {
+    pub(super) socket: IO,
     session: Session,
     began: Instant,
     /// What it registers with.
@@ -57,7 +57,7 @@ pub(super) struct Peer {
     buffer: BytesMut,
     batch: Batch,
     heard: VecDeque<ToEndpoint>,
-    data: VecDeque<(u32, Bytes)>,
+    data: VecDeque<(FrameKind, u32, Bytes)>,
     closed: Option<Refusal>,
     /// Why the link was refused without a session.
     refused: Option<String>,
@@ -187,7 +187,18 @@ impl Relay {
 
 impl Peer {
     pub(super) async fn connect(address: SocketAddr, local: Local) -> io::Result<Self> {
-        let socket = TcpStream::connect(address).await?;
+        Self::over(TcpStream::connect(address).await?, local).await
+    }
+
+    /// Somebody without a credential.
+    pub(super) async fn anonymous(address: SocketAddr, pin: RootHash, key: u8) -> io::Result<Self> {
+        let secret = StaticSecret::from_bytes([key; 32]);
+        Self::connect(address, Local::anonymous(secret, pin, [0; 16])).await
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> Peer<IO> {
+    pub(super) async fn over(socket: IO, local: Local) -> io::Result<Self> {
         let began = Instant::now();
         let seed = [fresh(); 32];
         let session = Session::dial(
@@ -233,12 +244,6 @@ impl Peer {
         let now = now(self.began);
         self.control = Some(self.session.open(now, &OpenRequest::control()).unwrap());
         self.pump().await.map_err(|error| error.to_string())
-    }
-
-    /// Somebody without a credential.
-    pub(super) async fn anonymous(address: SocketAddr, pin: RootHash, key: u8) -> io::Result<Self> {
-        let secret = StaticSecret::from_bytes([key; 32]);
-        Self::connect(address, Local::anonymous(secret, pin, [0; 16])).await
     }
 
     // --- talking ------------------------------------------------------------------
@@ -386,8 +391,22 @@ impl Peer {
             .unwrap();
     }
 
+    /// Sends one DATAGRAM frame.
+    pub(super) async fn send_datagram(&mut self, circuit: u32, payload: &[u8]) {
+        let kind = FrameKind::Datagram;
+        let header = header(kind, CircuitId(circuit), payload.len()).unwrap();
+        let frame = [&header[..], payload].concat();
+        self.socket.write_all(&frame).await.unwrap();
+    }
+
     /// The next frame of any circuit.
     pub(super) async fn receive(&mut self) -> (u32, Bytes) {
+        let (_, circuit, payload) = self.receive_frame().await;
+        (circuit, payload)
+    }
+
+    /// The same, with what kind of frame it is.
+    pub(super) async fn receive_frame(&mut self) -> (FrameKind, u32, Bytes) {
         loop {
             if let Some(frame) = self.data.pop_front() {
                 return frame;
@@ -431,13 +450,13 @@ impl Peer {
                 }
                 Err(error) => panic!("{error}"),
             };
-            let circuit = run.circuit();
+            let (kind, circuit) = (run.kind(), run.circuit());
             while let Some(payload) = run.next_payload() {
                 if circuit == CircuitId::LINK {
                     let now = now(self.began);
                     self.session.handle_input(now, PathId::FIRST, payload);
                 } else {
-                    self.data.push_back((circuit.0, payload.freeze()));
+                    self.data.push_back((kind, circuit.0, payload.freeze()));
                 }
             }
         }
@@ -459,6 +478,7 @@ impl Peer {
             packet[..LINK_HEADER].copy_from_slice(&header);
         }
         self.socket.write_all(self.batch.as_slice()).await?;
+        self.socket.flush().await?;
         self.batch.clear();
         Ok(())
     }
