@@ -369,7 +369,10 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// A UID that follows from the name: the end of it, where names differ.
-fn uid_of(subject: &str) -> Result<Uid> {
+///
+/// # Errors
+/// The subject has characters that a UID must not have.
+pub fn uid_of(subject: &str) -> Result<Uid> {
     let text = subject.replace('/', "-");
     let start = text.len().saturating_sub(36);
     Ok(Uid::new(&text[start..])?)

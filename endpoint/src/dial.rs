@@ -19,7 +19,7 @@ use crate::config::RelayUse;
 use crate::conn::Conn;
 use crate::limits::CONNECT_TIMEOUT;
 use crate::link::{Command, Driver, LinkKind, LinkShared};
-use crate::node::Node;
+use crate::node::{Node, lock};
 
 /// A circuit that was joined and has no session yet; given back when dropped.
 pub(crate) struct JoinedCircuit {
@@ -65,12 +65,22 @@ impl Node {
         self.identity.borrow().generation != link.generation
     }
 
+    /// Fails at once where waiting is in vain: somebody has to act first.
     async fn wait_for_credential(&self) -> Result<(), OpenError> {
         let mut identity = self.identity.subscribe();
-        let waited = identity
-            .wait_for(|identity| identity.is_credentialed())
-            .await;
-        waited.map(drop).map_err(|_| OpenError::Shutdown)
+        let mut is_revoked = self.is_revoked.subscribe();
+        tokio::select! {
+            biased;
+            waited = identity.wait_for(|identity| identity.is_credentialed()) => {
+                waited.map(drop).map_err(|_| OpenError::Shutdown)
+            }
+            Ok(_) = is_revoked.wait_for(|is_revoked| *is_revoked) => {
+                let error = lock(&self.progress).credential_error.clone();
+                Err(OpenError::NoCredential {
+                    last_error: error.unwrap_or_default(),
+                })
+            }
+        }
     }
 
     /// Connects to the authority's Service; circuit 0 is the session itself.

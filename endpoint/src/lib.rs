@@ -18,6 +18,7 @@ mod buffer;
 mod clock;
 mod config;
 mod conn;
+mod credential;
 mod dial;
 mod early;
 mod endpoint;

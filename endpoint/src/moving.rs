@@ -130,7 +130,7 @@ impl Node {
                 Ok(joined) => match self.move_to(conn, joined).await {
                     Ok(()) => continue,
                     Err(reason) if reason.word() == reason::UNKNOWN_SESSION => {
-                        conn.lost(&lost("the other end does not have this session any more"));
+                        conn.unknown_to_peer();
                         return;
                     }
                     Err(reason) => tracing::debug!(event = "move", destination = %to, %reason),

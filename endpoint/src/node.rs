@@ -8,8 +8,8 @@ use fairway_channel::ConnectionId;
 use fairway_control::Reason;
 use fairway_control::link::Instance;
 use fairway_identity::{
-    Address, Clock, HostPort, Label, RelayAddress, RootHash, SpiffeId, Subject, TrustDomain,
-    UnixSeconds, VerifiedTrustSet,
+    Address, HostPort, Label, RelayAddress, RootHash, SpiffeId, Subject, TrustDomain, UnixSeconds,
+    VerifiedTrustSet,
 };
 use fairway_session::{
     Admit, Config, Doors, Local, OpenTarget, Refusal, Rules, Session, StaticSecret, code,
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{BeforeFloor, NodeClock};
-use crate::config::{CredentialSource, EndpointConfig, Keep, RelayUse, SavedCredential, Store};
+use crate::config::{CredentialSource, EndpointConfig, Keep, RelayUse, Store};
 use crate::conn::{Conn, Opened};
 use crate::front::Front;
 use crate::identity::Identity;
@@ -55,6 +55,8 @@ pub(crate) struct Node {
     pub(crate) identity: watch::Sender<Arc<Identity>>,
     /// Our credential is stale if it was issued before this.
     pub(crate) stale_before: watch::Sender<Option<UnixSeconds>>,
+    /// The authority's last word was that we are revoked.
+    pub(crate) is_revoked: watch::Sender<bool>,
     pub(crate) progress: Mutex<ProgressNotes>,
     /// Ends everything.
     pub(crate) closing: CancellationToken,
@@ -157,6 +159,7 @@ impl Node {
             offer: watch::Sender::new(offer),
             identity: watch::Sender::new(Arc::new(identity)),
             stale_before: watch::Sender::default(),
+            is_revoked: watch::Sender::default(),
             progress: Mutex::default(),
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -189,63 +192,6 @@ impl Node {
     /// An anonymous identity with this key, for having the key certified.
     pub(crate) fn anonymous(&self, secret: StaticSecret) -> Local {
         self.identity.borrow().anonymous_local(secret)
-    }
-
-    /// Takes a credential into use.
-    pub(crate) fn set_credential(&self, saved: SavedCredential) {
-        let expires = saved.expires.0.cast_signed();
-        self.metrics.credential_expiry.set(expires);
-        self.change_identity(|identity| identity.with_credential(saved));
-        // Live sessions go on under the new one.
-        let (local, _) = self.local();
-        self.each_conn(|conn| conn.set_local(&local));
-    }
-
-    /// The session that was made with credential number `generation` shows each
-    /// newer one.
-    pub(crate) fn keep_credentialed(&self, conn: &Conn, generation: u64) {
-        conn.follow_identity();
-        let (local, newest) = self.local();
-        if newest != generation && self.identity.borrow().is_credentialed() {
-            conn.set_local(&local);
-        }
-    }
-
-    /// Drops a credential that a relay did not take: without it the authority
-    /// can still be reached, to ask for another.
-    pub(crate) fn drop_credential(&self) {
-        self.change_identity(Identity::refused);
-    }
-
-    /// Whether our credential was issued before `time`.
-    pub(crate) fn is_older_than(&self, time: UnixSeconds) -> bool {
-        let issued_at = self.identity.borrow().issued_at;
-        issued_at.is_some_and(|issued| issued < time)
-    }
-
-    fn change_identity(&self, change: impl FnOnce(&Identity) -> Identity) {
-        self.identity
-            .send_modify(|identity| *identity = Arc::new(change(identity)));
-    }
-
-    /// Drops a credential whose time is over.
-    pub(crate) fn drop_if_expired(&self) {
-        let expires = self
-            .identity
-            .borrow()
-            .credential
-            .as_ref()
-            .map(|c| c.expires);
-        if let (Some(expires), Clock::Trusted(now)) = (expires, self.clock.clock())
-            && expires <= now
-        {
-            tracing::warn!(
-                event = "credential",
-                reason = "credential-expired",
-                "our credential has expired"
-            );
-            self.change_identity(Identity::expired);
-        }
     }
 
     pub(crate) fn trust(&self) -> Option<VerifiedTrustSet> {
@@ -496,7 +442,7 @@ impl Node {
         conns.values().filter_map(Weak::upgrade).collect()
     }
 
-    fn each_conn(&self, act: impl Fn(&Arc<Conn>)) {
+    pub(crate) fn each_conn(&self, act: impl Fn(&Arc<Conn>)) {
         self.live_conns()
             .iter()
             .filter(|conn| !conn.is_closed())

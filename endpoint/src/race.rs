@@ -5,12 +5,10 @@
 use std::sync::Arc;
 
 use fairway_identity::{Address, RelayAddress};
-use fairway_session::code;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 
-use crate::conn::Conn;
 use crate::limits::{RACE_STEP, RACERS_MAX};
 use crate::link::{Command, Driver, LinkKind, LinkShared, LinkState};
 use crate::node::Node;
@@ -107,11 +105,11 @@ async fn link_up(node: &Arc<Node>, relay: &RelayAddress) -> Result<Arc<LinkShare
         .map_err(|e| e.to_string())?;
     match io {
         Connected::Tcp(io) => {
-            let driver = Driver::new(node.clone(), conn.clone(), io, None);
+            let driver = Driver::new(node.clone(), conn, io, None);
             node.tasks.spawn(driver.run());
         }
         Connected::Other(io) => {
-            let driver = Driver::new(node.clone(), conn.clone(), io, None);
+            let driver = Driver::new(node.clone(), conn, io, None);
             node.tasks.spawn(driver.run());
         }
     }
@@ -125,28 +123,9 @@ async fn link_up(node: &Arc<Node>, relay: &RelayAddress) -> Result<Arc<LinkShare
             starting.0 = None;
             Ok(link.clone())
         }
-        Ok(LinkState::Closed(why)) => {
-            forget_refused_credential(node, &conn, generation);
-            Err(why.clone())
-        }
+        Ok(LinkState::Closed(why)) => Err(why.clone()),
         Ok(LinkState::Silent | LinkState::Draining) => Err("the relay is going away".to_owned()),
         Ok(LinkState::Starting) | Err(_) => Err("the link is gone".to_owned()),
-    }
-}
-
-/// A relay that does not take our credential takes none: without it the
-/// authority can still be reached, to ask for another.
-fn forget_refused_credential(node: &Node, conn: &Conn, generation: u64) {
-    let refused = conn.closed_now().is_some_and(|refusal| {
-        [
-            code::CREDENTIAL_EXPIRED,
-            code::CREDENTIAL_REFUSED,
-            code::REVOKED,
-        ]
-        .contains(&refusal.code)
-    });
-    if refused && node.identity.borrow().generation == generation {
-        node.drop_credential();
     }
 }
 

@@ -166,6 +166,11 @@ impl Node {
                     }
                     sender.send_replace(Dial::Up(conn.clone()));
                     conn.closed().await;
+                    if to == Address::Authority
+                        && let Some(refusal) = conn.refused_by_peer()
+                    {
+                        node.credential_refused(generation, &refusal);
+                    }
                     node.sessions.forget(&to, &conn);
                 }
                 Ok(Err(error)) => node.dial_failed(&to, &sender, error),

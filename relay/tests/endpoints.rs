@@ -4,9 +4,11 @@
 
 mod common;
 
-use common::{Installation, echo, echoes, within};
-use fairway_identity::Address;
-use fairway_session::OpenRequest;
+use common::{COLLECTOR, Installation, echo, echoes, within};
+use fairway_endpoint::StreamError;
+use fairway_identity::{Address, Transport};
+use fairway_session::{OpenRequest, code};
+use tokio::time::Instant;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_device_enrols_and_talks_through_the_relay() {
@@ -41,4 +43,53 @@ async fn a_drained_relay_ends_in_good_order() {
     within(sidecar.registered()).await;
     installation.relay.terminate();
     assert!(within(installation.relay.wait()).await);
+}
+
+/// In mid-transfer, when the relay closes the link with much unread.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_devices_connections_end_at_once() {
+    let installation = Installation::start().await;
+    let (sidecar, incoming) = installation.collector().await;
+    tokio::spawn(echo(incoming));
+    within(sidecar.registered()).await;
+    for (transport, name) in [(Transport::Tcp, "pump-7"), (Transport::Quic, "pump-8")] {
+        let relays = vec![installation.relay.by(transport)];
+        let device = installation
+            .device_by(name, relays, Default::default())
+            .await;
+        let collector: Address = COLLECTOR.parse().unwrap();
+        let opening = device.open(&collector, OpenRequest::port(1883));
+        let (mut recv, mut send) = within(opening).await.unwrap().split();
+        let sending = tokio::spawn(async move {
+            let piece = bytes::Bytes::from(vec![7; 100_000]);
+            loop {
+                if let Err(error) = send.write_chunk(piece.clone()).await {
+                    return error;
+                }
+            }
+        });
+        let mut revoked_at = None;
+        let mut n_bytes = 0;
+        let error = within(async {
+            loop {
+                match recv.read_chunk().await {
+                    Ok(chunk) => n_bytes += chunk.unwrap().len(),
+                    Err(error) => return error,
+                }
+                if n_bytes > 3_000_000 && revoked_at.is_none() {
+                    installation.revoke_at_relay(name);
+                    revoked_at = Some(Instant::now());
+                }
+            }
+        })
+        .await;
+        let took = revoked_at.unwrap().elapsed();
+        for error in [error, within(sending).await.unwrap()] {
+            assert!(
+                matches!(&error, StreamError::SessionClosed(r) if r.code == code::REVOKED),
+                "{error}"
+            );
+        }
+        assert!(took.as_secs() < 5, "{took:?}");
+    }
 }

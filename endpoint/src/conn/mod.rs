@@ -22,8 +22,8 @@ use fairway_channel::{Batch, PathId, ReadOutcome, StreamId};
 use fairway_control::Reason;
 use fairway_identity::VerifiedTrustSet;
 use fairway_session::{
-    Code, Event, Grant, Local, OpenError, OpenRequest, OpenTarget, Output, PeerInfo, Refusal,
-    Rules, Session, code,
+    ClosedBy, Code, Event, Grant, Local, OpenError, OpenRequest, OpenTarget, Output, PeerInfo,
+    Refusal, Rules, Session, code,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -89,6 +89,10 @@ struct Inner {
     /// When it ends whatever happens (monotonic): a peer without a credential.
     ends_at: Option<Duration>,
     closed: Option<Refusal>,
+    /// The peer's word why, where the end came from there.
+    refused: Option<Refusal>,
+    /// Why it has lost the circuit that it ran over last.
+    gone: Option<Refusal>,
     /// Calls that wait until the peer allows another stream; bounded with the
     /// calls themselves.
     opening: Vec<Waker>,
@@ -183,6 +187,8 @@ impl Conn {
                 idle_since: Some(clock.mono()),
                 ends_at: None,
                 closed: None,
+                refused: None,
+                gone: None,
                 opening: Vec::new(),
                 attaching: None,
             }),
@@ -235,6 +241,11 @@ impl Conn {
         }
     }
 
+    /// Why the peer ended it, if it was the peer.
+    pub(crate) fn refused_by_peer(&self) -> Option<Refusal> {
+        self.lock().refused.clone()
+    }
+
     pub(crate) fn peer(&self) -> Option<PeerInfo> {
         match &*self.state.borrow() {
             ConnState::Ready(peer) => Some(peer.clone()),
@@ -270,6 +281,13 @@ impl Conn {
     pub(crate) fn set_local(&self, local: &Local) {
         if self.follows_identity.load(Ordering::Acquire) {
             self.with_session(|session, now| session.set_local(now, local.clone()));
+        }
+    }
+
+    /// What it shows is no longer good, and there is nothing else to show.
+    pub(crate) fn end_with_identity(&self, refusal: &Refusal) {
+        if self.follows_identity.load(Ordering::Acquire) {
+            self.close(refusal.clone());
         }
     }
 
@@ -470,7 +488,8 @@ impl Conn {
             Event::PathActive { path } => self.on_path_active(inner, path),
             Event::PathFailed { path } => self.on_path_failed(inner, path),
             Event::PathSilent { path } => polled.notices.push(Notice::PathSilent(path)),
-            Event::Closed { refusal, .. } => {
+            Event::Closed { by, refusal } => {
+                inner.refused = (by == ClosedBy::Peer).then(|| refusal.clone());
                 inner.end(&refusal, &mut polled.wakers);
                 self.set_closed(&refusal);
                 // Drivers of its other circuits take it off them.

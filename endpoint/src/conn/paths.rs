@@ -8,7 +8,7 @@ use fairway_channel::{ConnectionId, PathId};
 use fairway_control::Reason;
 use fairway_control::link::Instance;
 use fairway_identity::Address;
-use fairway_session::Refusal;
+use fairway_session::{Refusal, code};
 use tokio::sync::oneshot;
 
 use super::routes::Route;
@@ -24,8 +24,13 @@ pub(crate) struct Gone {
 
 impl From<&Reason> for Gone {
     fn from(reason: &Reason) -> Self {
+        let mut codes = code::ALL.iter();
+        let refusal = match codes.find(|(_, word)| *word == reason.word()) {
+            Some((code, _)) => Refusal::new(*code, reason.text()),
+            None => lost(&reason.to_string()),
+        };
         Self {
-            refusal: lost(&reason.to_string()),
+            refusal,
             reason: reason.clone(),
         }
     }
@@ -156,12 +161,24 @@ impl Conn {
             wakers.into_iter().for_each(Waker::wake);
             return false;
         }
+        if inner.session.active_path() == Some(path) {
+            inner.gone = Some(why.refusal.clone());
+        }
         let now = self.clock.now();
         inner.session.path_lost(now, path);
         let waits = inner.session.active_path().is_none();
         drop(inner);
         self.mark_dirty();
         waits
+    }
+
+    /// The other end does not have the session any more. Why is in what was
+    /// said when the circuit was closed, if the peer's own last words are lost.
+    pub(crate) fn unknown_to_peer(&self) {
+        let gone = self.lock().gone.take();
+        let why = gone.filter(|refusal| refusal.code != code::LINK_LOST);
+        let text = "the other end does not have this session any more";
+        self.lost(&why.unwrap_or_else(|| lost(text)));
     }
 
     /// Whether it is worth keeping without a circuit: both sides know each

@@ -467,7 +467,7 @@ impl<IO: LinkIo> Driver<IO> {
         }
     }
 
-    fn link_conn(&self) -> Arc<Conn> {
+    pub(super) fn link_conn(&self) -> Arc<Conn> {
         let link = self
             .circuits
             .get(&0)

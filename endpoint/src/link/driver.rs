@@ -132,7 +132,17 @@ impl<IO: LinkIo> Driver<IO> {
 
     /// Runs the link to its end; all its sessions end with it.
     pub(crate) async fn run(mut self) -> LinkEnd {
-        let end = std::future::poll_fn(|cx| self.poll_turn(cx)).await;
+        let mut end = std::future::poll_fn(|cx| self.poll_turn(cx)).await;
+        if let LinkEnd::Io(_) = end {
+            std::future::poll_fn(|cx| Poll::Ready(self.hear_last_words(cx))).await;
+        }
+        if self.shared.kind == LinkKind::Relay
+            && let Some(refusal) = self.link_conn().refused_by_peer()
+        {
+            self.node
+                .credential_refused(self.shared.generation, &refusal);
+            end = LinkEnd::Session(refusal);
+        }
         self.refusal = match &end {
             LinkEnd::Session(refusal) => refusal.clone(),
             other => lost(&format!("link to {}: {other}", self.shared.remote)),
@@ -141,6 +151,22 @@ impl<IO: LinkIo> Driver<IO> {
         // What is on its way still arrives; TCP sees to that by itself.
         let _ = tokio::time::timeout(LINK_CLOSE_TIMEOUT, self.io.shutdown()).await;
         end
+    }
+
+    /// Writing failed. Whoever closed the connection may have said why before,
+    /// and that can still be read.
+    fn hear_last_words(&mut self, cx: &mut Context<'_>) {
+        for _ in 0..READS_PER_TURN {
+            let read = self.reader.poll_read(cx, &mut self.io);
+            let Poll::Ready(Ok(1..)) = read else {
+                return;
+            };
+            while let Ok(Some(run)) = self.reader.next_run(READ_SIZE_MAX) {
+                self.on_run(run);
+            }
+            // What it says beside its end is of no use any more.
+            let _ = self.hear_out(0);
+        }
     }
 
     /// One turn: ready with the end, pending otherwise.

@@ -1,7 +1,7 @@
 //! What the authority's process does, as far as an endpoint sees it: answers
 //! on a Unix socket, issues, and publishes states that the test sets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
@@ -52,6 +52,8 @@ struct Books {
     acks: BTreeMap<String, watch::Sender<u64>>,
     lifetime: Option<u64>,
     is_away: bool,
+    /// Of whom nothing is certified any more.
+    revoked: BTreeSet<String>,
 }
 
 impl Authority {
@@ -177,6 +179,12 @@ impl Authority {
         self.world.state.lock().unwrap().is_away = away;
     }
 
+    /// Nothing is certified for this device any more.
+    pub fn revoke(&self, device: &str) {
+        let mut books = self.world.state.lock().unwrap();
+        books.revoked.insert(device.to_owned());
+    }
+
     /// A credential for anybody, by anybody's key.
     pub fn issue(&self, id: SpiffeId, services: &[&str], key: [u8; 32]) -> (Vec<u8>, Vec<u8>) {
         let Issued { lean, full, .. } = self.world.issue(id, services, key);
@@ -276,6 +284,11 @@ impl World {
                     .devices
                     .get(renew.device.as_str())
                     .cloned();
+                let books = self.state.lock().unwrap();
+                if books.revoked.contains(renew.device.as_str()) {
+                    return refuse(reason::REVOKED);
+                }
+                drop(books);
                 if known.as_ref() != Some(&renew.device_key) {
                     return refuse(reason::DEVICE_UNKNOWN);
                 }

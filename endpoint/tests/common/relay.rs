@@ -10,9 +10,9 @@ use fairway_control::limits::LINK_HEADER;
 use fairway_control::link::{CircuitId, FrameKind, Instance, Run, ToEndpoint, ToRelay, header};
 use fairway_control::{FrameReader, Message, Reason, frame, reason};
 use fairway_endpoint::link::LinkReader;
-use fairway_identity::{Address, Clock, RelayAddress, UnixSeconds};
+use fairway_identity::{Address, Clock, RelayAddress, SpiffeId, UnixSeconds};
 use fairway_session::{
-    Admit, Batch, Config, Event, Local, Now, Output, PathId, ReadOutcome, Rules, Session,
+    Admit, Batch, Config, Event, Local, Now, Output, PathId, ReadOutcome, Refusal, Rules, Session,
     StaticSecret, StreamId,
 };
 use tokio::io::AsyncWriteExt;
@@ -49,6 +49,8 @@ struct Books {
 }
 
 enum ToLink {
+    /// Ends the link with these words, if this is who is at its other end.
+    Refuse(SpiffeId, Refusal),
     Frames(BytesMut),
     Tell(ToEndpoint),
     /// A circuit from nobody, with this as its first packet.
@@ -108,6 +110,14 @@ impl Relay {
     pub fn drain(&self) {
         for link in &self.shared.books.lock().unwrap().links {
             let _ = link.send(ToLink::Tell(ToEndpoint::Drain));
+        }
+    }
+
+    /// Ends the links of `who`, who is told why, at once: what is under way on
+    /// their circuits is lost.
+    pub fn refuse(&self, who: &SpiffeId, refusal: &Refusal) {
+        for link in &self.shared.books.lock().unwrap().links {
+            let _ = link.send(ToLink::Refuse(who.clone(), refusal.clone()));
         }
     }
 
@@ -245,6 +255,13 @@ impl Link {
                 let _ = self.io.write_all(&frames).await;
             }
             ToLink::Tell(message) => self.tell(&message),
+            ToLink::Refuse(who, refusal) => {
+                let peer = self.session.peer().and_then(|peer| peer.verified());
+                if peer.is_some_and(|peer| *peer.id() == who) {
+                    let now = self.shared.now();
+                    self.session.close(now, refusal);
+                }
+            }
             ToLink::Join(destination, other, other_id) => {
                 let circuit = self.next;
                 self.next = circuit.next().unwrap();

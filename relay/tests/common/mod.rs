@@ -12,14 +12,15 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairway_bench::authority::{Claims, SYSTEM_NAMESPACE, TRUST_DOMAIN, TestAuthority};
+use fairway_bench::authority::{Claims, SYSTEM_NAMESPACE, TRUST_DOMAIN, TestAuthority, uid_of};
 use fairway_control::update::{Door, State};
 use fairway_endpoint::{
     CredentialSource, Endpoint, EndpointConfig, Incoming, LinkOptions, Listen, RelayUse, Stream,
     front_anchor,
 };
 use fairway_identity::{
-    Address, Ed25519Key, HostPort, Label, RelayAddress, Transport, TrustDomain,
+    Address, Ed25519Key, HostPort, Label, RelayAddress, Revocation, Transport, TrustDomain,
+    UnixSeconds,
 };
 use fairway_policy as policy;
 use fairway_session::OpenRequest;
@@ -113,6 +114,24 @@ impl Installation {
         self.authority
             .tell("ns/factory/sa/collector", collector_state(relays));
         self.relay_at(address).await
+    }
+
+    /// The relay, and nobody else, hears that this device is revoked.
+    pub fn revoke_at_relay(&self, name: &str) {
+        let uid = uid_of(&format!("ns/factory/device/{name}")).unwrap();
+        let mut state = State {
+            relays: vec![self.relay.address.clone()],
+            ready: true,
+            ..State::default()
+        };
+        let for_long = UnixSeconds(u64::MAX / 2);
+        let revocation = Revocation {
+            issued_before: for_long,
+            keep_until: for_long,
+        };
+        state.revocations.insert(uid, revocation).unwrap();
+        let relay = format!("ns/{SYSTEM_NAMESPACE}/sa/fairway-relay");
+        self.authority.tell(&relay, state);
     }
 
     /// A relay's process at this address.
