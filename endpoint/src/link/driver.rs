@@ -134,7 +134,11 @@ impl<IO: LinkIo> Driver<IO> {
     pub(crate) async fn run(mut self) -> LinkEnd {
         let mut end = std::future::poll_fn(|cx| self.poll_turn(cx)).await;
         if let LinkEnd::Io(_) = end {
-            std::future::poll_fn(|cx| Poll::Ready(self.hear_last_words(cx))).await;
+            std::future::poll_fn(|cx| {
+                self.hear_last_words(cx);
+                Poll::Ready(())
+            })
+            .await;
         }
         if self.shared.kind == LinkKind::Relay
             && let Some(refusal) = self.link_conn().refused_by_peer()
