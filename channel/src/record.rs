@@ -1,15 +1,14 @@
 //! Records: frames sealed with AES-256-GCM (SPEC.md section 5).
 //!
-//! The packet number is explicit and never used twice under a key. Sealing
-//! goes from where the data lies to where it is sent from, opening happens in
-//! place: no byte is copied besides.
+//! The packet number is explicit and never used twice under a key. A byte is
+//! copied once, from where the data lies to where it is sent from, and sealed
+//! there; opening happens in place.
 
-use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce};
 use bytes::{Buf, Bytes, BytesMut};
 use zeroize::Zeroizing;
 
 use crate::{
-    crypto::{self, TAG_LEN},
+    crypto::{self, Aes256Gcm, CryptoError, NONCE_LEN, TAG_LEN},
     limits, packet,
     path::{ATTACH_PREFIX, ConnectionId},
     replay::Replay,
@@ -46,7 +45,7 @@ impl Prefix {
 #[derive(Clone)]
 pub(crate) struct RecordKey {
     key: Zeroizing<[u8; 32]>,
-    iv: Zeroizing<[u8; 12]>,
+    iv: Zeroizing<[u8; NONCE_LEN]>,
 }
 
 impl RecordKey {
@@ -73,7 +72,7 @@ impl RecordKey {
 /// an unauthenticated record can cause, once and of this size.
 struct Cipher {
     record: RecordKey,
-    ready: Option<Box<LessSafeKey>>,
+    ready: Option<Box<Aes256Gcm>>,
 }
 
 impl Cipher {
@@ -84,13 +83,13 @@ impl Cipher {
         }
     }
 
-    fn nonce(&self, number: u64) -> Nonce {
+    fn nonce(&self, number: u64) -> [u8; NONCE_LEN] {
         nonce(&self.record.iv, number)
     }
 
-    fn key(&mut self) -> &LessSafeKey {
+    fn key(&mut self) -> &Aes256Gcm {
         self.ready
-            .get_or_insert_with(|| Box::new(crypto::aes_256_gcm(&self.record.key)))
+            .get_or_insert_with(|| Box::new(Aes256Gcm::new(&self.record.key)))
     }
 }
 
@@ -174,12 +173,8 @@ impl Sealer {
         }
         header.copy_from_slice(&header_of(self.kind, number));
         let nonce = self.cipher.nonce(number);
-        let (sealed_frames, sealed_data) = sealed.split_at_mut(frames.len());
-        let aad = Aad::from(&*clear);
-        self.cipher
-            .key()
-            .seal_out_of_place_scatter(nonce, aad, frames, sealed_frames, data, sealed_data)
-            .expect("`out` has the right length, and a record is shorter than AES-GCM allows");
+        let key = self.cipher.key();
+        key.seal(nonce, clear, [frames, data], sealed);
         Some(number)
     }
 
@@ -309,8 +304,8 @@ impl Opener {
         let nonce = cipher.nonce(number);
         let length = cipher
             .key()
-            .open_in_place(nonce, Aad::from(&*clear), sealed)
-            .map_err(|_| Dropped::Forged)?
+            .open(nonce, clear, sealed)
+            .map_err(|CryptoError| Dropped::Forged)?
             .len();
         self.replay.mark(number);
         packet.advance(clear_len);
@@ -334,12 +329,12 @@ fn header_of(kind: u8, number: u64) -> [u8; HEADER_LEN] {
 }
 
 /// The IV with the packet number over its last eight bytes (RFC 8446 section 5.3).
-fn nonce(iv: &[u8; 12], number: u64) -> Nonce {
+fn nonce(iv: &[u8; NONCE_LEN], number: u64) -> [u8; NONCE_LEN] {
     let mut nonce = *iv;
     for (byte, number) in nonce[4..].iter_mut().zip(number.to_be_bytes()) {
         *byte ^= number;
     }
-    Nonce::assume_unique_for_key(nonce)
+    nonce
 }
 
 #[cfg(test)]

@@ -6,14 +6,13 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use aws_lc_rs::aead::{Aad, Nonce};
 use fairway_session::StaticSecret;
 use snow::params::{CipherChoice, DHChoice, HashChoice};
 use snow::resolvers::CryptoResolver;
 use snow::types::{Cipher, Dh, Hash, Random};
 use snow::{Builder, HandshakeState};
 
-use crate::crypto::{self, CT_LEN, KemKey, Resolver};
+use crate::crypto::{self, Aes256Gcm, CT_LEN, KemKey, Resolver};
 
 /// A key that is not a key: its public half is these bytes, and its shared
 /// secrets are all zero, as with a point of small order.
@@ -166,23 +165,20 @@ impl Key {
         }
     }
 
-    fn nonce(&self, number: u64) -> Nonce {
+    fn nonce(&self, number: u64) -> [u8; 12] {
         let mut nonce = self.iv;
         for (byte, number) in nonce[4..].iter_mut().zip(number.to_be_bytes()) {
             *byte ^= number;
         }
-        Nonce::assume_unique_for_key(nonce)
+        nonce
     }
 
     /// A record packet: `prefix` stands before its header and is authenticated.
     pub(crate) fn seal(&self, prefix: &[u8], kind: u8, number: u64, text: &[u8]) -> Vec<u8> {
-        let mut packet = [prefix, &[kind], &number.to_be_bytes()].concat();
-        let mut sealed = text.to_vec();
-        let tag = crypto::aes_256_gcm(&self.key)
-            .seal_in_place_separate_tag(self.nonce(number), Aad::from(&packet), &mut sealed)
-            .unwrap();
-        packet.extend_from_slice(&sealed);
-        packet.extend_from_slice(tag.as_ref());
+        let clear = [prefix, &[kind], &number.to_be_bytes()].concat();
+        let mut packet = [&clear[..], text, &[0; 16]].concat();
+        let sealed = &mut packet[clear.len()..];
+        Aes256Gcm::new(&self.key).seal(self.nonce(number), &clear, [text, &[]], sealed);
         packet
     }
 
@@ -192,8 +188,9 @@ impl Key {
         let clear = if packet[0] == 5 { 26 } else { 9 };
         let number = u64::from_be_bytes(packet[clear - 8..clear].try_into().unwrap());
         let mut sealed = packet[clear..].to_vec();
-        let text = crypto::aes_256_gcm(&self.key)
-            .open_in_place(self.nonce(number), Aad::from(&packet[..clear]), &mut sealed)
+        let key = Aes256Gcm::new(&self.key);
+        let text = key
+            .open(self.nonce(number), &packet[..clear], &mut sealed)
             .ok()?;
         Some(text.to_vec())
     }
