@@ -116,6 +116,14 @@ impl TestAuthority {
         lock(&self.inner.subjects).insert(subject.to_owned(), claims);
     }
 
+    /// A credential for the holder of a handshake key, as if it had enrolled.
+    ///
+    /// # Errors
+    /// No randomness, or the subject is malformed.
+    pub fn credential(&self, subject: &str, handshake_key: [u8; 32]) -> Result<Issued> {
+        self.inner.issue(subject, handshake_key)
+    }
+
     /// A ticket for a device, to be used with these relays. Every ticket is honoured.
     ///
     /// # Errors
@@ -254,40 +262,7 @@ impl Connection {
     }
 
     fn issue(&self, subject: &str, handshake_key: [u8; 32]) -> Result<Response> {
-        let inner = &self.inner;
-        let mut serial = [0; 16];
-        getrandom::fill(&mut serial)?;
-        let id: SpiffeId = format!("spiffe://{}/{subject}", inner.trust_domain).parse()?;
-        let claims = lock(&inner.subjects)
-            .get(subject)
-            .cloned()
-            .unwrap_or_default();
-        let is_device = matches!(id.subject, Subject::Device { .. });
-        let (issued_at, expires) = (now(), now().plus(LIFETIME));
-        let claims = CredentialClaims {
-            issuer: IssuerId::of(&inner.issuer.verifying_key()),
-            id,
-            handshake_key,
-            not_before: issued_at.minus(60),
-            expires,
-            issued_at,
-            serial: Serial(serial),
-            uid: uid_of(subject)?,
-            attributes: if is_device {
-                claims.attributes
-            } else {
-                BTreeMap::new()
-            },
-            services: claims.services,
-            pod: None,
-        };
-        Ok(Response::Issued(Issued {
-            lean: issue(&claims, Form::Lean, &inner.issuer)?,
-            full: issue(&claims, Form::Full, &inner.issuer)?,
-            trust_set: inner.trust_set.clone(),
-            renew_at: issued_at.plus(LIFETIME / 2),
-            expires,
-        }))
+        Ok(Response::Issued(self.inner.issue(subject, handshake_key)?))
     }
 
     async fn watch(
@@ -345,6 +320,44 @@ impl Connection {
 
     async fn write<M: Message>(&mut self, message: &M) -> Result<()> {
         Ok(self.socket.write_all(&frame(message)?).await?)
+    }
+}
+
+impl Inner {
+    fn issue(&self, subject: &str, handshake_key: [u8; 32]) -> Result<Issued> {
+        let mut serial = [0; 16];
+        getrandom::fill(&mut serial)?;
+        let id: SpiffeId = format!("spiffe://{}/{subject}", self.trust_domain).parse()?;
+        let claims = lock(&self.subjects)
+            .get(subject)
+            .cloned()
+            .unwrap_or_default();
+        let is_device = matches!(id.subject, Subject::Device { .. });
+        let (issued_at, expires) = (now(), now().plus(LIFETIME));
+        let claims = CredentialClaims {
+            issuer: IssuerId::of(&self.issuer.verifying_key()),
+            id,
+            handshake_key,
+            not_before: issued_at.minus(60),
+            expires,
+            issued_at,
+            serial: Serial(serial),
+            uid: uid_of(subject)?,
+            attributes: if is_device {
+                claims.attributes
+            } else {
+                BTreeMap::new()
+            },
+            services: claims.services,
+            pod: None,
+        };
+        Ok(Issued {
+            lean: issue(&claims, Form::Lean, &self.issuer)?,
+            full: issue(&claims, Form::Full, &self.issuer)?,
+            trust_set: self.trust_set.clone(),
+            renew_at: issued_at.plus(LIFETIME / 2),
+            expires,
+        })
     }
 }
 

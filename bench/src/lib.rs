@@ -5,5 +5,6 @@
 pub mod apps;
 pub mod authority;
 pub mod chain;
+pub mod links;
 pub mod measure;
 pub mod process;

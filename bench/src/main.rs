@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use fairway_bench::apps::Apps;
 use fairway_bench::chain::{self, Chain};
+use fairway_bench::links;
 use fairway_bench::measure::{self, Scale};
 
 #[derive(Debug, Parser)]
@@ -30,7 +31,10 @@ struct Args {
     /// Streams that come and go before all is measured once more; 0 to leave it out.
     #[arg(long, default_value_t = 15_000)]
     ageing: usize,
-    /// Measure this chain only: fairway, haproxy-plain or haproxy-tls.
+    /// Idle links of devices to one relay, after the chains; 0 to leave it out.
+    #[arg(long, default_value_t = 10_000)]
+    links: usize,
+    /// Measure this chain only: fairway, haproxy-plain or haproxy-tls; or links.
     #[arg(long)]
     only: Option<String>,
 }
@@ -79,6 +83,16 @@ async fn main() -> Result<()> {
             println!("bench ratio/{name}/{peer} {:.3} x", ours / theirs);
         }
     }
-    ensure!(!table.is_empty(), "no chain is called {:?}", args.only);
+    if args.links > 0 && wanted("links") {
+        let dir = tempfile::tempdir()?;
+        for figure in links::idle(&args.bin, dir.path(), args.links).await? {
+            println!(
+                "bench fairway/{} {:.3} {}",
+                figure.name, figure.value, figure.unit
+            );
+        }
+    } else {
+        ensure!(!table.is_empty(), "no chain is called {:?}", args.only);
+    }
     Ok(())
 }

@@ -50,9 +50,8 @@ impl Control {
         seed: [u8; 32],
         now: Now,
     ) -> Result<Self, AnswerError> {
-        let names: Arc<[Address]> = Arc::new([Address::Relay]);
         let (local, rules) = (identity.local.clone(), identity.rules.clone());
-        let session = Session::answer(CONFIG.clone(), local, rules, names, seed, now)?;
+        let session = Session::answer(CONFIG.clone(), local, rules, NAMES.clone(), seed, now)?;
         Ok(Self {
             session,
             stream: None,
@@ -279,6 +278,9 @@ static CONFIG: LazyLock<Config> = LazyLock::new(|| {
         .expect("the limits are in range")
         .handshake_timeout(limits::HANDSHAKE_TIMEOUT)
 });
+
+/// What a relay answers to, likewise.
+static NAMES: LazyLock<Arc<[Address]>> = LazyLock::new(|| Arc::new([Address::Relay]));
 
 /// Puts frame headers before the packets and queues them as one piece.
 fn transmit(batch: &mut Batch, out: &mut Outbound) {
