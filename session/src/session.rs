@@ -1,30 +1,32 @@
-//! The state machine of a session. `paths.rs` and `renewal.rs` are parts of it.
+//! The state machine of a session: how it is made, what it is told, what comes
+//! out. Its subjects have files of their own beside this one.
 
+mod judging;
+mod meeting;
 mod paths;
 mod renewal;
+mod streams;
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use fairway_channel::{
-    self as channel, Batch, Channel, Config, CreateError, DatagramError, PathId, Priority,
-    ReadOutcome, Stats, StreamError, StreamId, Time,
+    self as channel, Batch, Channel, Config, CreateError, PathId, Stats, StreamError, StreamId,
+    Time,
 };
-use fairway_identity::{Address, Clock, VerifiedPeer, VerifiedTrustSet};
+use fairway_identity::{Address, VerifiedPeer, VerifiedTrustSet};
 use thiserror::Error;
 
 use crate::Code;
-use crate::admit::{self, Known};
+use crate::admit;
 use crate::code::{self, Refusal};
 use crate::event::{Event, Output};
-use crate::grant::{Denied, Grant};
-use crate::hello::{Hello, WireTicket};
+use crate::hello::Hello;
 use crate::limits::{CLOCK_WAIT, NAMES_MAX};
 use crate::live::{Half, Live};
 use crate::local::{Admit, Credential, Local, Now, Rules};
-use crate::open::{OpenRequest, OpenTarget};
 use crate::peer::{Dialled, PeerInfo, Standing};
 
 /// A secure channel whose ends know each other. The [crate docs](crate) have
@@ -311,114 +313,6 @@ impl Session {
         self.events.shrink_to_fit();
         self.channel.release_memory();
     }
-}
-
-// === streams ===
-
-impl Session {
-    /// Opens a stream to the peer. Data may be written before the peer
-    /// accepts.
-    ///
-    /// # Errors
-    /// See [`OpenError`].
-    pub fn open(&mut self, now: Now, request: &OpenRequest) -> Result<StreamId, OpenError> {
-        if let Role::Answerer(_) = self.role {
-            return Err(OpenError::WrongSide);
-        }
-        if !self.is_established() {
-            return Err(OpenError::NotEstablished);
-        }
-        match request.target {
-            OpenTarget::Port(_) if self.local.is_anonymous() => Err(OpenError::NoCredential),
-            OpenTarget::Port(_) | OpenTarget::Control => {
-                Ok(self.channel.open(now.mono, request.to_bytes())?)
-            }
-        }
-    }
-
-    /// What a peer does that does not keep to the rules above.
-    #[cfg(test)]
-    pub(crate) fn open_unchecked(&mut self, now: Now, header: Vec<u8>) -> StreamId {
-        self.channel
-            .open(now.mono, header)
-            .expect("the channel has room for a stream")
-    }
-
-    /// Accepts the stream that the grant is for.
-    ///
-    /// # Errors
-    /// See [`AcceptError`].
-    pub fn accept(&mut self, now: Now, grant: &Grant) -> Result<(), AcceptError> {
-        if !grant.is_of(&self.live) {
-            return Err(AcceptError::ForeignGrant);
-        }
-        if let Some(refusal) = grant.ended() {
-            return Err(AcceptError::Ended(refusal));
-        }
-        Ok(self.channel.accept(now.mono, grant.stream())?)
-    }
-
-    /// Takes as much of `data` as there is room for, advances it, and says how
-    /// much. Less than all: wait for [`Event::Writable`].
-    ///
-    /// # Errors
-    /// The sending half is over.
-    pub fn write(
-        &mut self,
-        now: Now,
-        stream: StreamId,
-        data: &mut Bytes,
-    ) -> Result<usize, StreamError> {
-        self.channel.write(now.mono, stream, data)
-    }
-
-    /// The next bytes of a stream; gives credit back to the peer.
-    ///
-    /// # Errors
-    /// The receiving half is over, other than in good order.
-    pub fn read(&mut self, now: Now, stream: StreamId) -> Result<ReadOutcome, StreamError> {
-        let outcome = self.channel.read(now.mono, stream);
-        if let Ok(ReadOutcome::Finished) | Err(StreamError::Reset(_)) = &outcome {
-            self.live.half_ended(stream, Half::Receiving);
-        }
-        outcome
-    }
-
-    /// Ends the sending half in good order.
-    ///
-    /// # Errors
-    /// The sending half is over already.
-    pub fn finish(&mut self, now: Now, stream: StreamId) -> Result<(), StreamError> {
-        // It is alive until all has arrived (`Event::Finished`): until then a
-        // change of the rules can still hold something back.
-        self.channel.finish(now.mono, stream)
-    }
-
-    /// Ends both halves at once; also refuses a stream that was not accepted.
-    pub fn reset(&mut self, now: Now, stream: StreamId, refusal: &Refusal) {
-        self.live.remove(stream, refusal);
-        self.channel.reset(now.mono, stream, refusal.to_reason());
-    }
-
-    /// Wants nothing more from the peer on this stream.
-    pub fn stop(&mut self, now: Now, stream: StreamId, refusal: &Refusal) {
-        self.live.half_ended(stream, Half::Receiving);
-        self.channel.stop(now.mono, stream, refusal.to_reason());
-    }
-
-    /// How soon a stream of either side gets its turn when several have
-    /// something to send. Local: the peer is not told.
-    pub fn set_priority(&mut self, now: Now, stream: StreamId, priority: Priority) {
-        self.channel.set_priority(now.mono, stream, priority);
-    }
-
-    /// Sends bytes that may get lost.
-    ///
-    /// # Errors
-    /// See [`DatagramError`].
-    pub fn send_datagram(&mut self, now: Now, data: Bytes) -> Result<(), DatagramError> {
-        self.channel.send_datagram(now.mono, data)
-    }
 
     /// Asks the peer for a sign of life ([`Event::Alive`]).
     pub fn ping(&mut self, now: Now) {
@@ -528,248 +422,6 @@ impl Session {
         self.live.end(&refusal);
         self.phase = Phase::Ended;
         self.channel.close(now.mono, refusal.to_reason());
-    }
-}
-
-// === getting to know each other ===
-
-impl Session {
-    /// Judges a peer by what it has shown; one for which nothing but the time
-    /// is lacking is kept waiting for it.
-    fn meet(&mut self, now: Now, shown: Shown) {
-        let Err(refusal) = self.on_hello(now, &shown) else {
-            return;
-        };
-        if refusal.code == code::CLOCK_UNKNOWN && now.mono < shown.until {
-            self.phase = Phase::AwaitingTime(Box::new(shown));
-        } else {
-            self.end(now, refusal);
-        }
-    }
-
-    fn on_hello(&mut self, now: Now, shown: &Shown) -> Result<(), Refusal> {
-        let (key, last) = (shown.key, shown.last);
-        let hello = admit::read_hello(&shown.hello)?;
-        let dialled = match &self.role {
-            Role::Dialler(address) => address.clone(),
-            Role::Answerer(names) => self.check_dialled(names)?,
-        };
-        self.learn_trust(&hello)?;
-        let rules = self.live.rules();
-        let known = Known {
-            trust: self.local.trust.as_ref(),
-            rules: &rules,
-            clock: now.clock,
-        };
-        let phase = std::mem::replace(&mut self.phase, Phase::Ended);
-        let (phase, answer) = match (&self.role, phase, last) {
-            (Role::Dialler(_), Phase::Unknown, false) => {
-                let peer = admit::check_lean(&hello, &key, dialled.address(), &known)?;
-                (
-                    Phase::LeanChecked(peer),
-                    self.own_hello(&hello, self.full_credential()),
-                )
-            }
-            (Role::Dialler(_), Phase::LeanChecked(lean), true) => {
-                let peer = admit::check_full(&hello, &key, dialled.address(), &lean, &known)?;
-                let standing = Standing::Verified(peer);
-                let info = PeerInfo::new(standing, key, self.hash()?, hello.instance, dialled);
-                (Phase::Admitted(Admitted::new(info, now.clock)), Vec::new())
-            }
-            (Role::Answerer(_), Phase::Unknown, true) => {
-                let standing = admit::check_caller(&hello, &key, &known)?;
-                let answer = self.own_hello(&hello, self.full_credential());
-                let info = PeerInfo::new(standing, key, self.hash()?, hello.instance, dialled);
-                (Phase::Admitted(Admitted::new(info, now.clock)), answer)
-            }
-            _ => return Err(Refusal::new(code::MALFORMED, "a hello out of turn")),
-        };
-        self.phase = phase;
-        self.channel.proceed(now.mono, answer);
-        Ok(())
-    }
-
-    fn check_dialled(&self, names: &Arc<[Address]>) -> Result<Dialled, Refusal> {
-        let dialled = admit::check_dialled(self.channel.dialled(), names)?;
-        if self.channel.purpose() != Some(purpose_of(dialled.address())) {
-            return Err(Refusal::new(
-                code::MALFORMED,
-                "the handshake's purpose is not the name's",
-            ));
-        }
-        Ok(dialled)
-    }
-
-    /// The hash of the handshake, which is complete when the peer's last hello comes.
-    fn hash(&self) -> Result<[u8; 32], Refusal> {
-        let hash = self.channel.handshake_hash();
-        hash.ok_or_else(|| Refusal::new(code::MALFORMED, "no handshake hash"))
-    }
-
-    /// This credential of this side's, and the trust set if `theirs` is older.
-    fn own_hello(&self, theirs: &Hello, credential: Option<Vec<u8>>) -> Vec<u8> {
-        let trust = self.local.trust.as_ref().map(VerifiedTrustSet::bytes);
-        let known = trust == theirs.trust_set.as_deref();
-        // In its HELLO frame the answering side repeats nothing: the dialler
-        // has seen the trust set in message 2.
-        let dials = matches!(self.role, Role::Dialler(_));
-        let send_trust = !known && dials;
-        let ticket = self.local.own.ticket.as_deref();
-        Hello {
-            ticket: ticket
-                .filter(|_| dials && credential.is_none())
-                .map(WireTicket::from),
-            credential,
-            trust_set: trust.filter(|_| send_trust).map(<[u8]>::to_vec),
-            instance: self.local.own.instance,
-        }
-        .to_bytes()
-    }
-
-    fn learn_trust(&mut self, hello: &Hello) -> Result<(), Refusal> {
-        let shown = hello.trust_set.as_deref();
-        let newer = admit::newer_trust(shown, self.local.trust.as_ref(), &self.local.own.pin)?;
-        if let Some(trust) = newer {
-            self.local.trust = Some(trust.clone());
-            self.events.push_back(Event::TrustSetLearned(trust));
-        }
-        Ok(())
-    }
-
-    fn on_ready(&mut self, now: Now) {
-        let admitted = match std::mem::replace(&mut self.phase, Phase::Ended) {
-            Phase::Admitted(admitted) => admitted,
-            Phase::Unknown
-            | Phase::AwaitingTime(_)
-            | Phase::LeanChecked(_)
-            | Phase::Established(..)
-            | Phase::Ended => {
-                let text = "the channel is ready, but nobody was admitted";
-                return self.end(now, Refusal::new(code::MALFORMED, text));
-            }
-        };
-        self.events
-            .push_back(Event::Established(admitted.info.clone()));
-        self.phase = Phase::Established(admitted);
-        self.apply_next_local(now);
-    }
-
-    fn on_opened(&mut self, now: Now, stream: StreamId, header: &[u8]) {
-        let Some(peer) = self.peer().cloned() else {
-            let text = "a stream before the session was established";
-            return self.end(now, Refusal::new(code::MALFORMED, text));
-        };
-        let open = OpenRequest::from_bytes(header)
-            .map_err(|error| Refusal::new(code::MALFORMED, format!("the OPEN header: {error}")));
-        let target = open.as_ref().ok().map(|open| open.target);
-        let answer = match (&self.role, open) {
-            (Role::Dialler(_), _) => Err(Denied::from(Refusal::new(
-                code::WRONG_DIRECTION,
-                "only the side that dialled opens streams",
-            ))),
-            (Role::Answerer(_), Err(refusal)) => Err(Denied::from(refusal)),
-            (Role::Answerer(_), Ok(open)) => {
-                Grant::decide(stream, &peer, &open, &self.live).map(|grant| (grant, open))
-            }
-        };
-        self.events.push_back(match answer {
-            Ok((grant, open)) => Event::Incoming {
-                stream,
-                grant,
-                open,
-            },
-            Err(Denied { refusal, decision }) => {
-                self.channel.reset(now.mono, stream, refusal.to_reason());
-                Event::Refused {
-                    stream,
-                    peer,
-                    target,
-                    refusal,
-                    decision,
-                }
-            }
-        });
-    }
-}
-
-// === judging the peer again ===
-
-impl Session {
-    /// Ends the session when the peer's credential has run out, and verifies
-    /// it (for the first time, or once more) when the time has become known.
-    fn judge_by_clock(&mut self, now: Now) {
-        if let Phase::AwaitingTime(shown) = &self.phase
-            && (matches!(now.clock, Clock::Trusted(_)) || now.mono >= shown.until)
-            && let Phase::AwaitingTime(shown) = std::mem::replace(&mut self.phase, Phase::Unknown)
-        {
-            return self.meet(now, *shown);
-        }
-        let Some(admitted) = self.admitted() else {
-            return;
-        };
-        if let Standing::Verified(peer) = admitted.info.standing()
-            && now.clock.at_least() >= peer.expires()
-        {
-            let refusal = admit::expired(peer.id());
-            return self.end(now, refusal);
-        }
-        if let (true, Clock::Trusted(_)) = (admitted.by_floor, now.clock) {
-            self.judge_again(now);
-        }
-    }
-
-    fn judge_again(&mut self, now: Now) {
-        let rules = self.live.rules();
-        let known = Known {
-            trust: self.local.trust.as_ref(),
-            rules: &rules,
-            clock: now.clock,
-        };
-        let (Phase::Admitted(admitted) | Phase::Established(admitted)) = &mut self.phase else {
-            // A lean credential is followed by the full one, which is verified
-            // under the trust set of then.
-            return;
-        };
-        match admit::check_again(admitted.info.standing(), &known) {
-            // Its end may have moved with its issuer's.
-            Ok(standing) => {
-                admitted.info = admitted.info.with_standing(standing);
-                admitted.by_floor = matches!(now.clock, Clock::Floor(_));
-            }
-            Err(refusal) => self.end(now, refusal),
-        }
-    }
-
-    fn admitted(&self) -> Option<&Admitted> {
-        match &self.phase {
-            Phase::Admitted(admitted) | Phase::Established(admitted) => Some(admitted),
-            Phase::Unknown | Phase::AwaitingTime(_) | Phase::LeanChecked(_) | Phase::Ended => None,
-        }
-    }
-
-    /// The monotonic time at which the peer's credential runs out, or its
-    /// patience; up to a second late, since the wall clock comes in whole
-    /// seconds. Any call in between notices, too.
-    fn expiry(&self, now: Now) -> Option<Time> {
-        if let Phase::AwaitingTime(shown) = &self.phase {
-            return Some(shown.until);
-        }
-        match self.admitted()?.info.standing() {
-            Standing::Verified(peer) => {
-                let left = peer.expires().since(now.clock.at_least());
-                now.mono.checked_add(Time::from_secs(left))
-            }
-            Standing::Expired(_) | Standing::TicketHolder(_) | Standing::Anonymous => None,
-        }
-    }
-}
-
-impl Admitted {
-    fn new(info: PeerInfo, clock: Clock) -> Self {
-        Self {
-            info,
-            by_floor: matches!(clock, Clock::Floor(_)),
-        }
     }
 }
 
