@@ -5,6 +5,7 @@
 pub mod apps;
 pub mod authority;
 pub mod chain;
+pub mod handshakes;
 pub mod links;
 pub mod measure;
 pub mod process;

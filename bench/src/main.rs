@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use fairway_bench::apps::Apps;
 use fairway_bench::chain::{self, Chain};
-use fairway_bench::links;
 use fairway_bench::measure::{self, Scale};
+use fairway_bench::{handshakes, links};
 
 #[derive(Debug, Parser)]
 struct Args {
@@ -34,7 +34,10 @@ struct Args {
     /// Idle links of devices to one relay, after the chains; 0 to leave it out.
     #[arg(long, default_value_t = 10_000)]
     links: usize,
-    /// Measure this chain only: fairway, haproxy-plain or haproxy-tls; or links.
+    /// Handshakes of the channel without I/O; 0 to leave them out.
+    #[arg(long, default_value_t = 3_000)]
+    handshakes: usize,
+    /// Measure this only: fairway, haproxy-plain, haproxy-tls, handshakes or links.
     #[arg(long)]
     only: Option<String>,
 }
@@ -83,16 +86,24 @@ async fn main() -> Result<()> {
             println!("bench ratio/{name}/{peer} {:.3} x", ours / theirs);
         }
     }
+    let mut more = Vec::new();
+    if args.handshakes > 0 && wanted("handshakes") {
+        more.push(handshakes::rate(args.handshakes)?);
+    }
     if args.links > 0 && wanted("links") {
         let dir = tempfile::tempdir()?;
-        for figure in links::idle(&args.bin, dir.path(), args.links).await? {
-            println!(
-                "bench fairway/{} {:.3} {}",
-                figure.name, figure.value, figure.unit
-            );
-        }
-    } else {
-        ensure!(!table.is_empty(), "no chain is called {:?}", args.only);
+        more.extend(links::idle(&args.bin, dir.path(), args.links).await?);
     }
+    for figure in &more {
+        println!(
+            "bench fairway/{} {:.3} {}",
+            figure.name, figure.value, figure.unit
+        );
+    }
+    ensure!(
+        !table.is_empty() || !more.is_empty(),
+        "nothing is called {:?}",
+        args.only
+    );
     Ok(())
 }
