@@ -88,7 +88,8 @@ pub fn say_and_close(connection: TcpStream, last_words: &[u8]) {
     let _ = connection.read(&mut [0; 4_096]);
 }
 
-fn is_out_of_files(error: &io::Error) -> bool {
+/// Whether the process, or the machine, has no file left for something new.
+pub fn is_out_of_files(error: &io::Error) -> bool {
     use rustix::io::Errno;
     [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
         .iter()

@@ -37,11 +37,12 @@ mod admin;
 mod drain;
 mod files;
 mod gate;
+mod http;
 mod log;
 mod rate;
 mod readiness;
 
-pub use self::accept::{Acceptor, FILES_RESERVED, say_and_close};
+pub use self::accept::{Acceptor, FILES_RESERVED, is_out_of_files, say_and_close};
 pub use self::admin::{AdminArgs, AdminError, AdminServer, DebugState};
 pub use self::drain::{Drain, DrainGuard, Finished};
 pub use self::files::raise_open_files_limit;
