@@ -11,7 +11,7 @@ use std::time::Duration;
 use ::http::header::HeaderValue;
 use ::http::{HeaderMap, Request, Response, StatusCode};
 use bytes::Bytes;
-use fairway_daemon::Drain;
+use fairway_daemon::{Drain, is_out_of_files};
 use fairway_policy::Decision;
 use fairway_session::{
     Door, Grant, HttpAnswer, HttpPass, OpenRequest, PeerInfo, Permit, Refusal, code,
@@ -133,6 +133,7 @@ impl Outlet {
                 let _ = socket.set_nodelay(true);
                 Ok(socket)
             }
+            Ok(Err(error)) if is_out_of_files(&error) => Err(no_files(&error)),
             Ok(Err(error)) => Err(Refusal::new(
                 code::CONNECT_REFUSED,
                 format!("the app at {address} cannot be connected to: {error}"),
@@ -179,6 +180,12 @@ fn audit(grant: &Grant) {
     }
 }
 
+/// This process has no file for another connection; those that there are go on.
+fn no_files(error: &std::io::Error) -> Refusal {
+    let text = format!("no file is left for a connection to the app: {error}");
+    Refusal::new(code::OVERLOADED, text)
+}
+
 /// Refuses a port that somebody could reach without Fairway, or nobody serves.
 fn require_loopback(listening: &ListenTable, port: u16) -> Result<(), Refusal> {
     match listening.look_up(port) {
@@ -193,6 +200,7 @@ fn require_loopback(listening: &ListenTable, port: u16) -> Result<(), Refusal> {
             code::NOT_LISTENING,
             format!("no app listens on port {port}"),
         )),
+        Err(error) if is_out_of_files(&error) => Err(no_files(&error)),
         Err(error) => Err(Refusal::new(
             code::NOT_LISTENING,
             format!("cannot tell who listens on port {port}: {error}"),

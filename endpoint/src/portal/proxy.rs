@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ::http::uri::{Authority, Scheme};
 use ::http::{Method, Request, Response, StatusCode};
-use fairway_daemon::Drain;
+use fairway_daemon::{Acceptor, Drain};
 use fairway_identity::{Address, Destination};
 use fairway_session::OpenRequest;
 use http_body_util::BodyExt as _;
@@ -42,6 +42,11 @@ pub enum Others {
     Direct,
 }
 
+/// What a connection is told that there is no file for. To a client of SOCKS it
+/// says nothing, and ends the connection.
+const NO_FILES: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nfairway-reason: overloaded\r\n\
+    connection: close\r\ncontent-length: 45\r\n\r\noverloaded: no file is left for a connection\n";
+
 /// Why a request names no destination.
 #[derive(Debug, thiserror::Error)]
 enum BadTarget {
@@ -69,7 +74,14 @@ impl Proxy {
 
     /// Serves until the drain begins; live connections go on until it stops.
     pub async fn serve(self, listener: TcpListener, drain: Drain) {
-        accept_loop(&listener, &drain, |socket, guard| {
+        let acceptor = match Acceptor::new(listener) {
+            Ok(acceptor) => acceptor,
+            Err(error) => {
+                tracing::error!(event = "proxy", %error, "the proxy cannot serve: no file is left");
+                return;
+            }
+        };
+        accept_loop(acceptor, NO_FILES, &drain, |socket, guard| {
             let (proxy, drain) = (self.clone(), drain.clone());
             async move {
                 proxy.serve_connection(socket, &drain).await;
