@@ -162,6 +162,45 @@ async fn a_replayed_attach_does_nothing() {
     assert_eq!(world.n_sessions(), 1);
 }
 
+/// They are as many as a link may have at a time, and are gone after as long as
+/// a handshake may take.
+#[tokio::test]
+async fn circuits_on_which_nobody_says_anything_are_bounded_and_given_up() {
+    const BOUND: usize = 256;
+    let mut world = World::start(Duration::from_secs(60)).await;
+    let (mut stream, mut served) = world.joined().await;
+    let (relay, _) = world.used_and_other();
+    let n_closed = |word: &str| relay.closed().iter().filter(|w| *w == word).count();
+    let begun = Instant::now();
+    relay.open_silently(&address(COLLECTOR), BOUND + 44);
+    let given_up = async {
+        while n_closed("handshake-timeout") < BOUND {
+            talk(&mut stream, &mut served, "still there").await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), given_up).await.unwrap();
+    assert!(
+        begun.elapsed() > Duration::from_secs(5),
+        "not before its time"
+    );
+    assert_eq!(n_closed("overloaded"), 44, "those beyond the bound");
+
+    // There is a place for others again.
+    let relays = [relay.address.clone()];
+    let wait = Duration::from_secs(60);
+    let (other, _) = common::device_that_waits(&world.authority, &relays, "pump-8", wait).await;
+    let collector = address(COLLECTOR);
+    let calling = other.open(&collector, OpenRequest::port(80));
+    let serving = async {
+        let call = world.calls.recv().await.unwrap();
+        call.accept().unwrap();
+        call
+    };
+    let (stream, mut served) = soon(async { tokio::join!(calling, serving) }).await;
+    talk(&mut stream.unwrap(), &mut served, "a newer call").await;
+}
+
 #[tokio::test]
 async fn a_session_without_any_link_ends_when_its_time_is_over() {
     let mut world = World::start(Duration::from_secs(1)).await;

@@ -55,6 +55,8 @@ enum ToLink {
     Tell(ToEndpoint),
     /// A circuit from nobody, with this as its first packet.
     Replay(Address, Bytes),
+    /// So many circuits from nobody, with nothing on them.
+    Silent(Address, usize),
     /// Somebody dialled a name of this link: from which link and circuit.
     Join(Address, mpsc::UnboundedSender<ToLink>, u32),
     /// The other half of a circuit: ours, the other link, its circuit.
@@ -136,6 +138,13 @@ impl Relay {
             let _ = to.send(ToLink::Replay(name.clone(), packet.clone()));
         }
         packets.len()
+    }
+
+    /// Opens so many circuits to whoever has `name`, and says nothing on them.
+    pub fn open_silently(&self, name: &Address, n_circuits: usize) {
+        let books = self.shared.books.lock().unwrap();
+        let (_, to) = &books.names[name];
+        let _ = to.send(ToLink::Silent(name.clone(), n_circuits));
     }
 
     /// Circuits that an endpoint closed, with the word why.
@@ -283,6 +292,16 @@ impl Link {
                 self.drain().await;
                 let head = header(FrameKind::Data, circuit, packet.len()).unwrap();
                 let _ = self.io.write_all(&[&head[..], &packet].concat()).await;
+            }
+            ToLink::Silent(destination, n_circuits) => {
+                for _ in 0..n_circuits {
+                    let circuit = self.next;
+                    self.next = circuit.next().unwrap();
+                    self.tell(&ToEndpoint::Incoming {
+                        circuit,
+                        destination: destination.clone(),
+                    });
+                }
             }
             ToLink::Joined(circuit, other, other_id) => {
                 for run in self.early.remove(&circuit).unwrap_or_default() {
