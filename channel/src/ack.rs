@@ -21,6 +21,8 @@ pub(crate) struct Acks {
     deadline: Option<Time>,
     /// It must be sent now.
     urgent: bool,
+    /// How many went out with nothing else since anything else did.
+    pub(crate) n_alone: u8,
 }
 
 impl Acks {

@@ -52,7 +52,7 @@ impl Config {
     /// MiB of memory; a stream window of 512 KiB that grows to 8 MiB; send
     /// buffers of 1 MiB that grow to 8 MiB, within 32 MiB; 1,024 streams of the
     /// peer at once; keepalive 30 s, idle timeout 90 s, handshake timeout 10 s;
-    /// 2 minutes without a path, 5 s until a path is called silent, 10 s for a
+    /// 2 minutes without a path, 1 to 5 s until a path is called silent, 10 s for a
     /// new one to prove itself; new keys after an hour, 2^23 records or 64 GiB.
     pub fn new() -> Self {
         static DEFAULT: LazyLock<Arc<Settings>> = LazyLock::new(|| Arc::new(Settings::new()));
@@ -181,8 +181,10 @@ impl Config {
         self
     }
 
-    /// Silence of the peer, while an acknowledgement is due from it, after
-    /// which its path is suspected ([`Event::PathSilent`](crate::Event::PathSilent)).
+    /// Without any acknowledgement for so long, while one is due, a path is
+    /// suspected ([`Event::PathSilent`](crate::Event::PathSilent)); sooner, from
+    /// a second on and depending on the round trip time, when nothing comes from
+    /// the peer at all.
     pub fn path_silence(mut self, after: Time) -> Self {
         self.change().path_silence = after;
         self

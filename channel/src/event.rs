@@ -96,11 +96,17 @@ pub enum Event {
         /// The path.
         path: PathId,
     },
-    /// The peer has not been heard of for [`Config::path_silence`](crate::Config::path_silence),
-    /// although it was asked: the path may be dead without saying so. The
+    /// The peer acknowledges nothing, for some round trips at least, and at most for
+    /// [`Config::path_silence`](crate::Config::path_silence): the path may be
+    /// dead without saying so, perhaps in one direction only. The
     /// initiator should [`attach`](crate::Channel::attach) the channel to
-    /// another. Comes once, until something is heard again.
+    /// another. Comes once, until something is acknowledged again.
     PathSilent {
+        /// The path.
+        path: PathId,
+    },
+    /// The peer acknowledges again what is sent on the path that was silent.
+    PathRecovered {
         /// The path.
         path: PathId,
     },

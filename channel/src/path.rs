@@ -95,8 +95,14 @@ pub(crate) struct Paths {
     pub(crate) candidate: Option<Box<Candidate>>,
     /// The peer's challenge that came on the active path and is to be answered there.
     pub(crate) answer: Option<Challenge>,
-    /// `PathSilent` was said, and nothing has been heard since.
+    /// `PathSilent` was said, and nothing has been acknowledged since.
     pub(crate) silent: bool,
+    /// Since when the peer owes an acknowledgement and has given none: of what
+    /// was sent, or would be if the path took it.
+    pub(crate) unanswered: Option<Time>,
+    /// The clock on that went off late: this process was held up, and gives the
+    /// peer some time more, once.
+    pub(crate) was_late: bool,
 }
 
 /// A path that is being tried. Its packets are repeated like those of a
@@ -125,6 +131,8 @@ impl Paths {
             candidate: None,
             answer: None,
             silent: false,
+            unanswered: None,
+            was_late: false,
         }
     }
 

@@ -17,9 +17,10 @@ const GRANULARITY: Time = Time::from_millis(5);
 /// A probe is not sent before this, so that a peer whose process had to wait
 /// for a processor is not sent 16 KiB a second time.
 const MIN_PROBE: Time = Time::from_millis(100);
-/// Nor is it ever longer than this until the next probe: a link that comes
-/// back is used within that time.
-const MAX_PROBE: Time = Time::from_secs(5);
+/// Nor is it ever longer than this until the next probe (or than the round trip
+/// asks for): a link that comes back is used within that time, and asked again
+/// before it is called silent.
+const MAX_PROBE: Time = Time::from_secs(1);
 
 /// Something that a packet carried and that must arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +72,11 @@ impl Cargo {
             None => self.first = Some(carried),
             Some(_) => self.more.push(carried),
         }
+    }
+
+    /// Whether it is an ACK and nothing else.
+    pub(crate) fn is_ack_only(&self) -> bool {
+        self.first.is_some() && !self.eliciting
     }
 
     fn unload(self, fate: Fate, each: &mut impl FnMut(Fate, Carried)) {
@@ -176,22 +182,25 @@ impl Recovery {
         }
     }
 
-    /// Takes an ACK; hands out what arrived and what is thereby known to be lost.
+    /// Takes an ACK; hands out what arrived and what is thereby known to be
+    /// lost. Whether it acknowledged anything new.
     pub(crate) fn on_ack(
         &mut self,
         ack: &AckFrame<'_>,
         next_number: u64,
         now: Time,
         each: impl FnMut(Fate, Carried),
-    ) -> Result<(), NeverSent> {
+    ) -> Result<bool, NeverSent> {
         if ack.largest >= next_number {
             return Err(NeverSent);
         }
         // With nothing on its way it is news to nobody.
-        if let Some(flight) = &mut self.flight {
-            self.lost += flight.on_ack(ack, now, each);
-        }
-        Ok(())
+        let Some(flight) = &mut self.flight else {
+            return Ok(false);
+        };
+        let (is_news, lost) = flight.on_ack(ack, now, each);
+        self.lost += lost;
+        Ok(is_news)
     }
 
     /// The path has changed: what was on its way counts as lost, and the round
@@ -212,11 +221,27 @@ impl Recovery {
         }
     }
 
-    /// Whether the peer has let probes go unanswered.
-    pub(crate) fn is_probing(&self) -> bool {
+    /// Whether anything on its way wants an acknowledgement.
+    pub(crate) fn awaits_ack(&self) -> bool {
         self.flight
             .as_ref()
-            .is_some_and(|flight| flight.probes >= 2)
+            .is_some_and(|flight| flight.in_flight > 0)
+    }
+
+    /// Whether nothing is on its way, nor given up without an answer.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.flight
+            .as_ref()
+            .is_none_or(|flight| flight.in_flight == 0 && flight.probes == 0)
+    }
+
+    /// How long an acknowledgement may take with nothing gone wrong; `None`
+    /// before the round trip has been measured.
+    pub(crate) fn patience(&self) -> Option<Time> {
+        let flight = self.flight.as_ref().and_then(|flight| flight.rtt);
+        flight
+            .or_else(|| self.rtt().map(Rtt::new))
+            .map(|rtt| rtt.patience())
     }
 
     /// When [`Recovery::on_timeout`] wants to be called.
@@ -254,13 +279,13 @@ impl Flight {
         });
     }
 
-    /// Gives how many packets are lost.
+    /// Gives whether anything is newly acknowledged, and how many packets are lost.
     fn on_ack(
         &mut self,
         ack: &AckFrame<'_>,
         now: Time,
         mut each: impl FnMut(Fate, Carried),
-    ) -> u64 {
+    ) -> (bool, u64) {
         let mut newest = None;
         for (low, high) in ack.ranges() {
             let from = self.sent.partition_point(|sent| sent.number < low);
@@ -281,7 +306,7 @@ impl Flight {
             // Not of a datagram: one may overtake what is not lost at all.
             self.largest_acked = self.largest_acked.max(Some(number));
         }
-        self.find_lost(now, &mut each)
+        (newest.is_some(), self.find_lost(now, &mut each))
     }
 
     fn deadline(&self) -> Option<Time> {
@@ -313,11 +338,12 @@ impl Flight {
 
     fn probe_after(&self) -> Time {
         let base = match self.rtt {
-            Some(rtt) => rtt.smoothed + (rtt.variation * 4).max(GRANULARITY),
-            None => INITIAL_RTT * 2,
+            Some(rtt) => rtt.patience(),
+            None => INITIAL_RTT * 2 + MAX_ACK_DELAY,
         };
-        let base = (base + MAX_ACK_DELAY).max(MIN_PROBE);
-        base.saturating_mul(1 << self.probes.min(10)).min(MAX_PROBE)
+        let base = base.max(MIN_PROBE);
+        base.saturating_mul(1 << self.probes.min(10))
+            .min(MAX_PROBE.max(base))
     }
 
     fn sample(&mut self, latest: Time, delay_micros: u64) {
@@ -387,6 +413,11 @@ impl Rtt {
             latest: first,
             least: first,
         }
+    }
+
+    /// The time within which an acknowledgement comes (RFC 9002 section 6.2.1).
+    fn patience(&self) -> Time {
+        self.smoothed + (self.variation * 4).max(GRANULARITY) + MAX_ACK_DELAY
     }
 }
 
@@ -479,7 +510,8 @@ mod tests {
             recovery.on_timeout(deadline, |_, carried| lost.push(carried));
             assert_eq!(lost, [carried(expected)]);
         }
-        assert!(waits[0] >= MIN_PROBE && waits[1] == waits[0] * 2 && waits[2] == waits[0] * 4);
+        assert!(waits[0] >= MIN_PROBE && waits[1] == waits[0] * 2);
+        assert_eq!(waits[2], MAX_PROBE);
         assert_eq!(recovery.deadline(), None);
         assert_eq!(recovery.tracked(), 0);
     }

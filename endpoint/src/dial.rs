@@ -8,16 +8,17 @@ use fairway_channel::PathId;
 use fairway_control::link::{CircuitId, Instance};
 use fairway_control::{Reason, reason};
 use fairway_identity::{Address, HostPort};
-use fairway_session::{Local, Refusal};
+use fairway_session::{Local, Refusal, code};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
 
 use crate::OpenError;
 use crate::config::RelayUse;
-use crate::conn::Conn;
-use crate::limits::CONNECT_TIMEOUT;
+use crate::conn::{Conn, lost};
+use crate::limits::{ASK_REST, CONNECT_TIMEOUT};
 use crate::link::{Command, Driver, LinkKind, LinkShared};
 use crate::node::{Node, lock};
 
@@ -45,18 +46,30 @@ impl Node {
         local: Local,
         generation: u64,
     ) -> Result<Arc<Conn>, OpenError> {
-        let conn = match &self.authority {
-            Some(authority) if *to == Address::Authority => {
-                self.dial_direct(authority, local, generation).await?
-            }
-            _ => match self.relay_use {
+        if let Some(authority) = &self.authority
+            && *to == Address::Authority
+        {
+            let conn = self.dial_direct(authority, local, generation).await?;
+            conn.ready().await?;
+            return Ok(conn);
+        }
+        loop {
+            let conn = match self.relay_use {
                 RelayUse::One => self.dial_over_one(to, &local).await?,
-                RelayUse::All | RelayUse::None => self.dial_over_all(to, local).await?,
-            },
-        };
-        match conn.ready().await {
-            Ok(_) => Ok(conn),
-            Err(refusal) => Err(OpenError::SessionClosed(refusal)),
+                RelayUse::All | RelayUse::None => self.dial_over_all(to, &local).await?,
+            };
+            let Some(link) = conn.first_link() else {
+                continue;
+            };
+            tokio::select! {
+                ready = conn.ready() => match ready {
+                    Ok(_) => return Ok(conn),
+                    // The next link may do better.
+                    Err(refusal) if refusal.code == code::LINK_LOST && !link.is_up() => {}
+                    Err(refusal) => return Err(refusal.into()),
+                },
+                () = link.failed() => conn.lost(&lost("the link fell silent")),
+            }
         }
     }
 
@@ -124,7 +137,15 @@ impl Node {
                 continue;
             };
             let conn = self.dial_on(link.clone(), circuit.0, to, local.clone())?;
-            match ask(&link, circuit, to.clone(), None, Some(conn.clone())).await {
+            let asking = ask(&link, circuit, to.clone(), None, Some(conn.clone()));
+            let answer = tokio::select! {
+                answer = asking => answer,
+                () = link.failed() => {
+                    link.command(Command::Abandon(circuit));
+                    Err(link_lost())
+                }
+            };
+            match answer {
                 Ok(()) => return Ok(conn),
                 Err(reason) if is_passing(&reason) => {}
                 // A link from before there was a credential; the one with it
@@ -140,11 +161,11 @@ impl Node {
     async fn dial_over_all(
         self: &Arc<Self>,
         to: &Address,
-        local: Local,
+        local: &Local,
     ) -> Result<Arc<Conn>, OpenError> {
         let mut joined = self.join_circuit(to).await?;
         let (link, id) = (joined.link.clone(), joined.circuit.0);
-        let conn = self.dial_on(link, id, to, local)?;
+        let conn = self.dial_on(link, id, to, local.clone())?;
         joined.link.command(Command::Attach {
             circuit: joined.circuit,
             conn: conn.clone(),
@@ -185,28 +206,48 @@ impl Node {
 }
 
 impl Node {
-    /// Asks all relays that are linked for one process of `to`; the first that
-    /// has it wins. The error is the best reason why not; `None` without links.
+    /// Asks all relays that are linked, and those that come up meanwhile, for
+    /// one process of `to`; the first that has it wins. A link may be dead
+    /// without saying so: once one relay has said no, the others are not
+    /// waited for long. The error is the best reason why not; `None` without links.
     pub(crate) async fn ask_all(
         &self,
         to: &Address,
         instance: Instance,
     ) -> Result<JoinedCircuit, Option<Reason>> {
-        let links = self.links.borrow().clone();
-        let mut answers: FuturesUnordered<_> = links
-            .into_iter()
-            .filter(|link| link.is_up())
-            .map(|link| join(link, to.clone(), Some(instance)))
-            .collect();
+        let mut links = self.links.subscribe();
+        let mut asked = BTreeSet::new();
+        let mut answers = FuturesUnordered::new();
         let mut refusal = None;
-        while let Some(answer) = answers.next().await {
-            match answer {
-                Ok(joined) => return Ok(joined),
-                Err(reason) if is_passing(&reason) => {}
-                Err(reason) => refusal = Some(better(refusal, reason)),
+        let mut until = None;
+        loop {
+            for link in links.borrow_and_update().iter() {
+                if link.is_up() && asked.insert(link.id) {
+                    answers.push(join(link.clone(), to.clone(), Some(instance)));
+                }
+            }
+            if answers.is_empty() {
+                return Err(refusal);
+            }
+            let is_over = async {
+                match until {
+                    Some(until) => sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Some(answer) = answers.next() => match answer {
+                    Ok(joined) => return Ok(joined),
+                    Err(reason) if is_passing(&reason) => {}
+                    Err(reason) => {
+                        refusal = Some(better(refusal, reason));
+                        until.get_or_insert(Instant::now() + ASK_REST);
+                    }
+                },
+                Ok(()) = links.changed() => {}
+                () = is_over => return Err(refusal),
             }
         }
-        Err(refusal)
     }
 }
 

@@ -19,6 +19,15 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// one is tried beside it. As RFC 8305 has it.
 pub const RACE_STEP: Duration = Duration::from_millis(300);
 
+/// An address that has not answered by then is tried once more, beside the first
+/// attempt, then after twice that time again: it may lead to one of several
+/// relays, and have led to one that is gone. Not sooner, for the sake of a relay
+/// to which thousands come back.
+pub const RACE_AGAIN: Duration = Duration::from_millis(600);
+
+/// How often each address is tried in one race.
+pub const RACE_ROUNDS: usize = 4;
+
 /// Addresses that are tried at the same time: two relays by every transport.
 pub const RACERS_MAX: usize = 8;
 
@@ -101,6 +110,17 @@ pub const BATCHES_PER_SESSION: usize = 2;
 
 /// A link that was quiet for so long gives its buffers back.
 pub const QUIET: Duration = Duration::from_secs(2);
+
+/// A link over which nothing has come for so long, while answers are due, may
+/// be dead: another one is looked for.
+pub const LINK_QUIET: Duration = Duration::from_millis(900);
+
+/// It is asked, and has this long to answer before that.
+pub const LINK_ANSWER: Duration = Duration::from_millis(50);
+
+/// A link whose other end answers nothing is as good as dead after this time
+/// more, though other things still come.
+pub const LINK_UNANSWERED_MAX: Duration = Duration::from_secs(4);
 
 /// A name that a relay refused is asked for again after this time.
 pub const REGISTER_RETRY: Duration = Duration::from_secs(30);
@@ -232,6 +252,13 @@ pub const MOVE_BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// A relay answers, and a peer shows itself on a new circuit, within this time.
 pub const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The first attempt on a circuit is given up sooner: its relay may not know yet
+/// that the peer is not at the other end any more.
+pub const ATTACH_FIRST: Duration = Duration::from_millis(1_500);
+
+/// When one relay has said no, the others are waited for this long.
+pub const ASK_REST: Duration = Duration::from_millis(500);
 
 /// A circuit that a session has left is closed after this time: the peer may
 /// still be sending there.

@@ -23,7 +23,7 @@ use crate::backoff::Backoff;
 use crate::conn::{Conn, Gone, Polled, Progress, lost};
 use crate::dial::JoinedCircuit;
 use crate::limits::{
-    ABSENT_GRACE, ATTACH_TIMEOUT, LEAVE_AFTER, LINKLESS_MAX, LINKLESS_PER_PEER_MAX,
+    ABSENT_GRACE, ATTACH_FIRST, ATTACH_TIMEOUT, LEAVE_AFTER, LINKLESS_MAX, LINKLESS_PER_PEER_MAX,
     MOVE_BACKOFF_MAX, MOVE_BACKOFF_MIN,
 };
 use crate::link::{Command, LinkShared};
@@ -124,16 +124,22 @@ impl Node {
         let mut backoff = Backoff::new(MOVE_BACKOFF_MIN, MOVE_BACKOFF_MAX);
         let mut links = self.links.subscribe();
         let mut absent_since = None;
+        let mut patience = ATTACH_FIRST;
         while conn.wants_path() {
             links.borrow_and_update();
             match self.circuit_to(&to, instance).await {
-                Ok(joined) => match self.move_to(conn, joined).await {
+                // It may have come back by itself.
+                Ok(_) if !conn.wants_path() => return,
+                Ok(joined) => match self.move_to(conn, joined, patience).await {
                     Ok(()) => continue,
                     Err(reason) if reason.word() == reason::UNKNOWN_SESSION => {
                         conn.unknown_to_peer();
                         return;
                     }
-                    Err(reason) => tracing::debug!(event = "move", destination = %to, %reason),
+                    Err(reason) => {
+                        tracing::debug!(event = "move", destination = %to, %reason);
+                        patience = (patience * 2).min(ATTACH_TIMEOUT);
+                    }
                 },
                 Err(absence) => {
                     tracing::debug!(event = "move", destination = %to, "{absence}");
@@ -169,6 +175,7 @@ impl Node {
         self: &Arc<Self>,
         conn: &Arc<Conn>,
         mut joined: JoinedCircuit,
+        patience: Duration,
     ) -> Result<(), Reason> {
         let (link, circuit) = (joined.link.clone(), joined.circuit);
         let Some((path, answer)) = conn.begin_attach(link.clone(), circuit.0) else {
@@ -183,7 +190,7 @@ impl Node {
             path,
         });
         joined.is_attached = true;
-        let moved = match timeout(ATTACH_TIMEOUT, answer).await {
+        let moved = match timeout(patience, answer).await {
             Ok(Ok(moved)) => moved,
             Ok(Err(_)) | Err(_) => Err(Reason::new(reason::LINK_LOST, "no answer on the new path")),
         };

@@ -2,14 +2,16 @@
 //! later while the earlier are still trying (as RFC 8305 does with addresses);
 //! who is up first wins.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fairway_identity::{Address, RelayAddress};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 
-use crate::limits::{RACE_STEP, RACERS_MAX};
+use crate::limits::{RACE_AGAIN, RACE_ROUNDS, RACE_STEP, RACERS_MAX};
 use crate::link::{Command, Driver, LinkKind, LinkShared, LinkState};
 use crate::node::Node;
 use crate::transport::Connected;
@@ -43,34 +45,88 @@ pub(crate) struct Winner {
     pub(crate) link: Arc<LinkShared>,
 }
 
-/// Tries the addresses in their order until a link is up; the error is what each
-/// of them came to.
+/// Tries the addresses in their order until a link is up, and again those that
+/// have not answered; the error is what each of them came to.
 pub(crate) async fn race(node: &Arc<Node>, relays: Vec<RelayAddress>) -> Result<Winner, String> {
-    let mut waiting = relays.into_iter();
+    let mut field = Field::new(relays, Instant::now());
     let mut running = FuturesUnordered::new();
     let mut errors = Vec::new();
-    let mut next_at = Instant::now();
     loop {
-        let is_due = running.is_empty() || Instant::now() >= next_at;
-        if is_due && running.len() < RACERS_MAX {
-            if let Some(relay) = waiting.next() {
-                running.push(attempt(node, relay));
-                next_at = Instant::now() + RACE_STEP;
-            } else if running.is_empty() {
-                return Err(errors.join("; "));
-            }
+        if running.len() < RACERS_MAX
+            && let Some(relay) = field.next(Instant::now())
+        {
+            running.push(attempt(node, relay));
+            continue;
         }
-        let is_next_due = running.len() < RACERS_MAX && waiting.len() > 0;
+        if running.is_empty() && field.is_out() {
+            return Err(errors.join("; "));
+        }
+        let is_next_due = running.len() < RACERS_MAX && !field.is_out();
         tokio::select! {
             Some((relay, result)) = running.next() => match result {
                 Ok(link) => return Ok(Winner { relay, link }),
                 Err(error) => {
                     tracing::debug!(event = "link-failed", relay = %relay, error);
+                    field.failed(&relay, Instant::now());
                     errors.push(format!("{relay}: {error}"));
-                    next_at = Instant::now();
                 }
             },
-            () = tokio::time::sleep_until(next_at), if is_next_due => {}
+            () = tokio::time::sleep_until(field.next_at), if is_next_due => {}
+        }
+    }
+}
+
+/// Who is to start next, and when.
+struct Field {
+    /// Those that have not failed; all of them start in each round.
+    relays: Vec<RelayAddress>,
+    waiting: VecDeque<RelayAddress>,
+    round: usize,
+    /// How long it is until the next round.
+    again: Duration,
+    next_at: Instant,
+}
+
+impl Field {
+    fn new(relays: Vec<RelayAddress>, now: Instant) -> Self {
+        Self {
+            waiting: relays.iter().cloned().collect(),
+            relays,
+            round: 1,
+            again: RACE_AGAIN,
+            next_at: now,
+        }
+    }
+
+    /// The next one, if its time has come.
+    fn next(&mut self, now: Instant) -> Option<RelayAddress> {
+        if now < self.next_at {
+            return None;
+        }
+        if self.waiting.is_empty() && self.round < RACE_ROUNDS {
+            self.round += 1;
+            self.waiting.extend(self.relays.iter().cloned());
+        }
+        let next = self.waiting.pop_front()?;
+        self.next_at = now + RACE_STEP;
+        if self.waiting.is_empty() {
+            self.next_at = now + self.again;
+            self.again *= 2;
+        }
+        Some(next)
+    }
+
+    /// Nobody starts any more.
+    fn is_out(&self) -> bool {
+        self.waiting.is_empty() && (self.round == RACE_ROUNDS || self.relays.is_empty())
+    }
+
+    /// One that says no is not asked again; the next need not wait for it.
+    fn failed(&mut self, relay: &RelayAddress, now: Instant) {
+        self.relays.retain(|other| other != relay);
+        self.waiting.retain(|other| other != relay);
+        if !self.waiting.is_empty() {
+            self.next_at = now;
         }
     }
 }

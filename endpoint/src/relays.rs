@@ -11,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::config::{CredentialSource, RelayUse};
-use crate::limits::{BACKOFF_MAX, BACKOFF_MIN, REGISTER_TIMEOUT, UPGRADE_MIN, UPGRADE_SPREAD};
+use crate::limits::{
+    BACKOFF_MAX, BACKOFF_MIN, LINK_ANSWER, REGISTER_TIMEOUT, UPGRADE_MIN, UPGRADE_SPREAD,
+};
 use crate::link::{Command, LinkShared, LinkState};
 use crate::node::Node;
 use crate::race::{Relay, Winner, by_relay, race};
@@ -78,7 +80,7 @@ async fn keep(node: &Arc<Node>, choice: Choice) {
     let mut held: Option<Held> = None;
     loop {
         wait_until_useful(node).await;
-        let Some(candidates) = course.candidates(node, &choice).await else {
+        let Some(candidates) = course.ways.candidates(node, &choice).await else {
             return;
         };
         let mut won = match race(node, candidates).await {
@@ -104,16 +106,18 @@ async fn keep(node: &Arc<Node>, choice: Choice) {
                 new.registered().await;
             }
             let new = held.insert(new);
+            let instead = course.ways.instead_of(new);
             let left = tokio::select! {
                 left = new.serve(&choice) => left,
                 winner = course.better(node, &choice) => Left::Better(winner),
+                winner = instead.found(node, &choice, &new.link) => Left::Silent(winner),
             };
             tracing::info!(event = "link-down", relay = %new.relay, "{left}");
             course.left(&left);
             if !left.is_left_for_another(&choice) {
                 held = None;
             }
-            if let Left::Better(winner) = left {
+            if let Left::Better(winner) | Left::Silent(winner) = left {
                 won = Some(winner);
             }
         }
@@ -122,24 +126,79 @@ async fn keep(node: &Arc<Node>, choice: Choice) {
 
 /// What a keeper has learned about the ways to its relays.
 struct Course {
-    /// The address that worked last, and since when.
-    last: Option<(RelayAddress, Instant)>,
-    /// Tried after all others: it was lost, or has told us to go.
-    avoided: Option<RelayAddress>,
+    ways: Ways,
+    /// Since when the address that worked last did so.
+    since: Instant,
     /// For looking whether a better transport works again.
     upgrade: Backoff,
+}
+
+/// Which ways are to be tried before others.
+#[derive(Clone, Default)]
+struct Ways {
+    /// The address that worked last.
+    last: Option<RelayAddress>,
+    /// Tried after all others: it was lost, or has told us to go.
+    avoided: Option<RelayAddress>,
 }
 
 impl Course {
     fn new(node: &Node) -> Self {
         let first = node.connector.upgrade_after();
         Self {
-            last: None,
-            avoided: None,
+            ways: Ways::default(),
+            since: Instant::now(),
             upgrade: Backoff::new(first, first * UPGRADE_SPREAD),
         }
     }
 
+    fn linked(&mut self, relay: &RelayAddress) {
+        self.since = Instant::now();
+        self.ways = Ways {
+            last: Some(relay.clone()),
+            avoided: None,
+        };
+    }
+
+    /// The link is left. The network may be another one now, so better ways are
+    /// tried soon, unless links come and go.
+    fn left(&mut self, left: &Left) {
+        match left {
+            Left::Ended(_) | Left::Drained | Left::Silent(_) | Left::Unknown => {
+                self.ways.avoided = self.ways.last.clone();
+                if self.since.elapsed() >= UPGRADE_MIN {
+                    self.upgrade.reset();
+                }
+            }
+            Left::Renew | Left::Better(_) => {}
+        }
+    }
+
+    /// Resolves with a link over a better transport than the last one's; never
+    /// while there is none better.
+    async fn better(&mut self, node: &Arc<Node>, choice: &Choice) -> Winner {
+        loop {
+            tokio::time::sleep(self.upgrade.next_wait()).await;
+            let known = match choice {
+                Choice::This(relay) => relay.clone(),
+                Choice::Any => node.relays.borrow().clone(),
+            };
+            let last = self.ways.transport();
+            let mut better: Vec<_> = known
+                .into_iter()
+                .filter(|address| last.is_some_and(|last| address.transport() < last))
+                .collect();
+            better.sort();
+            if !better.is_empty()
+                && let Ok(winner) = race(node, better).await
+            {
+                return winner;
+            }
+        }
+    }
+}
+
+impl Ways {
     /// What to try, in this order: relay by relay, from a random one on, so
     /// that devices spread, with the one to avoid at the end; for each, the
     /// transport that worked last, and then the others by preference.
@@ -167,50 +226,52 @@ impl Course {
     }
 
     fn transport(&self) -> Option<Transport> {
-        self.last.as_ref().map(|(relay, _)| relay.transport())
+        self.last.as_ref().map(RelayAddress::transport)
     }
 
-    fn linked(&mut self, relay: &RelayAddress) {
-        self.last = Some((relay.clone(), Instant::now()));
-        self.avoided = None;
-    }
-
-    /// The link is left. The network may be another one now, so better ways are
-    /// tried soon, unless links come and go.
-    fn left(&mut self, left: &Left) {
-        let Some((relay, since)) = &self.last else {
-            return;
-        };
-        match left {
-            Left::Ended(_) | Left::Drained | Left::Silent | Left::Unknown => {
-                self.avoided = Some(relay.clone());
-                if since.elapsed() >= UPGRADE_MIN {
-                    self.upgrade.reset();
-                }
-            }
-            Left::Renew | Left::Better(_) => {}
+    /// For replacing a link that may be dead.
+    fn instead_of(&self, held: &Held) -> Self {
+        Self {
+            avoided: Some(held.relay.clone()),
+            ..self.clone()
         }
     }
 
-    /// Resolves with a link over a better transport than the last one's; never
-    /// while there is none better.
-    async fn better(&mut self, node: &Arc<Node>, choice: &Choice) -> Winner {
+    /// Resolves with another link while the one that is held may be dead; if
+    /// that one answers first, it is kept.
+    async fn found(&self, node: &Arc<Node>, choice: &Choice, held: &LinkShared) -> Winner {
+        let mut is_doubtful = held.watch_doubt();
         loop {
-            tokio::time::sleep(self.upgrade.next_wait()).await;
-            let known = match choice {
-                Choice::This(relay) => relay.clone(),
-                Choice::Any => node.relays.borrow().clone(),
+            if is_doubtful.wait_for(|doubt| *doubt).await.is_err() {
+                // It is over, which is for others to notice.
+                std::future::pending::<()>().await;
+            }
+            let finding = async {
+                // It has been asked, and may well answer.
+                tokio::time::sleep(LINK_ANSWER).await;
+                tracing::info!(event = "link-silent", relay = %held.remote, "looking for another link");
+                self.found_at_last(node, choice).await
             };
-            let last = self.transport();
-            let mut better: Vec<_> = known
-                .into_iter()
-                .filter(|address| last.is_some_and(|last| address.transport() < last))
-                .collect();
-            better.sort();
-            if !better.is_empty()
-                && let Ok(winner) = race(node, better).await
-            {
-                return winner;
+            tokio::select! {
+                Some(winner) = finding => return winner,
+                Ok(_) = is_doubtful.wait_for(|doubt| !*doubt) => {
+                    tracing::info!(event = "link-alive", relay = %held.remote, "it has answered");
+                }
+            }
+        }
+    }
+
+    async fn found_at_last(&self, node: &Arc<Node>, choice: &Choice) -> Option<Winner> {
+        let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
+        loop {
+            let candidates = self.candidates(node, choice).await?;
+            match race(node, candidates).await {
+                Ok(winner) => return Some(winner),
+                Err(error) => {
+                    node.metrics.link_failures.inc();
+                    node.note(|notes| notes.link_error = Some(error));
+                    tokio::time::sleep(backoff.next_wait()).await;
+                }
             }
         }
     }
@@ -223,8 +284,8 @@ enum Left {
     Ended(String),
     #[error("the relay is going away")]
     Drained,
-    #[error("nothing is heard from the relay")]
-    Silent,
+    #[error("nothing is heard from the relay; there is another link: {}", .0.relay)]
+    Silent(Winner),
     #[error("there is a new credential")]
     Renew,
     #[error("the relay is not among the known ones any more")]
@@ -238,7 +299,7 @@ impl Left {
     /// relay has no other to go to; others keep the links to theirs.
     fn is_left_for_another(&self, choice: &Choice) -> bool {
         match self {
-            Self::Renew | Self::Better(_) | Self::Silent => true,
+            Self::Renew | Self::Better(_) | Self::Silent(_) => true,
             Self::Drained => matches!(choice, Choice::Any),
             Self::Ended(_) | Self::Unknown => false,
         }
@@ -269,8 +330,8 @@ impl Held {
         offer.mark_changed();
         loop {
             match &*state.borrow_and_update() {
-                LinkState::Starting | LinkState::Up { .. } => {}
-                LinkState::Silent => return Left::Silent,
+                // One that is silent is kept until there is another.
+                LinkState::Starting | LinkState::Up { .. } | LinkState::Silent => {}
                 LinkState::Draining => return Left::Drained,
                 LinkState::Closed(why) => return Left::Ended(why.clone()),
             }

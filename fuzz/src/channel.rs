@@ -404,6 +404,7 @@ impl End {
             | Event::PathActive { .. }
             | Event::PathFailed { .. }
             | Event::PathSilent { .. }
+            | Event::PathRecovered { .. }
             | Event::Renewed { .. } => {}
         }
     }

@@ -48,9 +48,14 @@ pub enum Event {
         /// The path.
         path: PathId,
     },
-    /// The peer has not answered for some seconds: the path may be dead
+    /// The peer has not answered for a second or some: the path may be dead
     /// without saying so. The dialler should try another.
     PathSilent {
+        /// The path.
+        path: PathId,
+    },
+    /// The peer answers again on the path that was silent.
+    PathRecovered {
         /// The path.
         path: PathId,
     },

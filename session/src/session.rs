@@ -380,6 +380,7 @@ impl Session {
             E::PathActive { path } => self.events.push_back(Event::PathActive { path }),
             E::PathFailed { path } => self.events.push_back(Event::PathFailed { path }),
             E::PathSilent { path } => self.events.push_back(Event::PathSilent { path }),
+            E::PathRecovered { path } => self.events.push_back(Event::PathRecovered { path }),
             E::RenewalDue => self.renew(now),
             E::RenewalAsked => self.answer_renewal(now),
             E::RenewalHello { static_key, hello } => {

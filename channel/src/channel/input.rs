@@ -176,11 +176,13 @@ impl Channel {
         }
         let mut eliciting = false;
         let mut challenged = false;
+        let mut is_asked = false;
         while !rest.is_empty() {
             let frame = frame::take(&mut rest)
                 .map_err(|_| Violation::new("a record that is not a row of frames"))?;
             eliciting |= is_eliciting(&frame);
             challenged |= matches!(frame, Frame::PathChallenge(_));
+            is_asked |= matches!(frame, Frame::Ping);
             match self.on_frame(origin, frame, text)? {
                 Taken::Yes => {}
                 Taken::NoRoom => return Ok(None),
@@ -191,6 +193,10 @@ impl Channel {
         }
         if origin.prefix == Prefix::Attach && !challenged {
             return Err(Violation::new("an ATTACH without a challenge"));
+        }
+        if is_asked {
+            // Whoever asks waits for it.
+            self.acks.urge(self.now);
         }
         Ok(Some(eliciting))
     }
@@ -280,11 +286,16 @@ impl Channel {
             events: &mut self.events,
             pinged: &mut self.pinged,
         };
-        self.recovery
+        let is_news = self
+            .recovery
             .on_ack(ack, next, self.now, |fate, carried| {
                 sink.take(fate, carried)
             })
-            .map_err(|_| Violation::new("an ACK for a packet that was never sent"))
+            .map_err(|_| Violation::new("an ACK for a packet that was never sent"))?;
+        if is_news {
+            self.on_answer();
+        }
+        Ok(())
     }
 
     fn on_hello(&mut self, hello: &[u8]) -> Result<(), Violation> {
@@ -323,7 +334,6 @@ impl Channel {
             self.timers.set(Timer::Resend, None);
         }
         self.heard_at = self.now;
-        self.paths.silent = false;
         if self.paths.active.is_some() {
             self.set_after(Timer::Idle, self.config.idle_timeout);
             self.set_after(Timer::Keepalive, self.config.keepalive);

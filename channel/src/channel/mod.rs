@@ -247,6 +247,7 @@ impl Channel {
         self.recovery
             .on_timeout(self.now, |fate, carried| sink.take(fate, carried));
         self.suspect_path();
+        self.keep_asking();
     }
 
     /// What is to be done next. Call until it answers [`Output::Timeout`].
@@ -274,6 +275,7 @@ impl Channel {
         if let Some(event) = self.events.pop_front() {
             return Output::Event(event);
         }
+        self.watch_path();
         Output::Timeout(self.next_timeout())
     }
 

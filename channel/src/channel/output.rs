@@ -17,6 +17,10 @@ use crate::{
     streams::Streams,
 };
 
+/// So many ACKs go out in a row with nothing that is to be acknowledged itself:
+/// as many as a peer whose probes are not answered asks for in 1.5 s.
+const ACKS_ALONE_MAX: u8 = 4;
+
 impl Channel {
     /// Puts packets of one path into the batch; which path, if there are any.
     pub(super) fn fill_batch(&mut self, batch: &mut Batch) -> Option<PathId> {
@@ -82,8 +86,12 @@ impl Channel {
         }
         self.acks.is_due(self.now)
             || self.paths.answer.is_some()
-            || self.may_send_more()
-                && (self.owes.any() || self.datagrams_wait() || self.streams.wants_to_send())
+            || self.may_send_more() && (self.datagrams_wait() || self.wants_answer())
+    }
+
+    /// Whether there is something to be sent that the peer must acknowledge.
+    pub(super) fn wants_answer(&self) -> bool {
+        self.owes.any() || self.streams.wants_to_send()
     }
 
     fn datagrams_wait(&self) -> bool {
@@ -110,6 +118,7 @@ impl Channel {
             true => Bytes::new(),
             false => self.fill_frames(&mut frames, &mut cargo),
         };
+        self.ask_for_answer(&mut frames, &mut cargo);
         let keys = self.keys.as_mut().filter(|_| !frames.is_empty());
         let number = keys.and_then(|keys| seal(&mut keys.sealer, None, &frames, &data, batch));
         batch.return_frames(frames);
@@ -121,7 +130,12 @@ impl Channel {
             batch.mark_datagram();
         }
         if cargo.eliciting {
+            if self.recovery.is_at_rest() {
+                // It may have waited long for the path to take it.
+                self.paths.unanswered = Some(self.now);
+            }
             self.recovery.on_sent(number, cargo, self.now);
+            self.acks.n_alone = 0;
         }
         self.mind_the_key();
         true
@@ -185,6 +199,18 @@ impl Channel {
         self.streams.fill(out, end, cargo, pace)
     }
 
+    /// An end that sends nothing but ACKs would never find out that they do not
+    /// arrive: now and then a PING goes along with one (RFC 9000 section 13.2.4).
+    fn ask_for_answer(&mut self, out: &mut Vec<u8>, cargo: &mut Cargo) {
+        if cargo.is_ack_only() && self.is_ready() && self.may_send_more() {
+            self.acks.n_alone = self.acks.n_alone.saturating_add(1);
+            if self.acks.n_alone >= ACKS_ALONE_MAX {
+                Frame::Ping.put(out);
+                cargo.push(Carried::Ping);
+            }
+        }
+    }
+
     pub(super) fn next_timeout(&self) -> Option<Time> {
         if self.is_closed() {
             return None;
@@ -194,6 +220,7 @@ impl Channel {
             self.timers.next(),
             self.acks.deadline().filter(|_| with_path),
             self.recovery.deadline().filter(|_| with_path),
+            self.silent_at(),
         ]
         .into_iter()
         .flatten()

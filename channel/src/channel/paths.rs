@@ -21,6 +21,20 @@ const RESEND_FIRST: Time = Time::from_millis(250);
 /// ... up to this.
 const RESEND_MAX: Time = Time::from_secs(2);
 
+/// A path is called silent after so many times what an acknowledgement may take
+/// with all that waits on the way, two probes at least, ...
+const SILENT_AFTER: u32 = 4;
+/// ... so many least round trips, in which a lossy link below sends something
+/// for the third time, ...
+const SILENT_AFTER_TRIPS: u32 = 16;
+/// ... and not before this: a peer's process may have to wait for a processor.
+const SILENT_MIN: Time = Time::from_secs(1);
+/// A clock that goes off so late says that this process was held up: what came
+/// meanwhile is still to be read, ...
+const LATE: Time = Time::from_millis(100);
+/// ... for which there is so much time.
+const GRACE: Time = Time::from_millis(250);
+
 impl Channel {
     /// Names this channel in an ATTACH; equal at both ends. `None` before the
     /// handshake is complete.
@@ -91,6 +105,8 @@ impl Channel {
         }
         self.paths.active = None;
         self.paths.answer = None;
+        self.paths.silent = false;
+        self.paths.unanswered = None;
         match &mut self.phase {
             Phase::Ready | Phase::AwaitingSettings => {
                 self.timers.set(Timer::Handshake, None);
@@ -165,18 +181,69 @@ impl Channel {
         self.timers.set(Timer::Candidate, Some(next));
     }
 
+    /// Something that was sent has been acknowledged: the path works both ways.
+    pub(super) fn on_answer(&mut self) {
+        self.paths.unanswered = None;
+        self.paths.was_late = false;
+        if let Some(path) = self.paths.active
+            && core::mem::take(&mut self.paths.silent)
+        {
+            self.events.push_back(Event::PathRecovered { path });
+        }
+    }
+
+    /// Starts and stops the clock on the peer's acknowledgements. It runs on
+    /// while what was sent goes out again, and while the path takes nothing.
+    pub(super) fn watch_path(&mut self) {
+        if self.wants_answer() || self.recovery.awaits_ack() {
+            self.paths.unanswered.get_or_insert(self.now);
+        } else {
+            self.paths.unanswered = None;
+        }
+    }
+
+    /// A silent path is asked on and on, so that somebody finds out when it has
+    /// come back.
+    pub(super) fn keep_asking(&mut self) {
+        if self.paths.silent && !self.wants_answer() && !self.recovery.awaits_ack() {
+            self.owes.ping = true;
+        }
+    }
+
+    /// When the path is to be called silent: when nothing has been acknowledged
+    /// for long, whatever else comes (one direction may be blocked), and much
+    /// sooner when nothing comes at all.
+    pub(super) fn silent_at(&self) -> Option<Time> {
+        if self.paths.silent || self.paths.active.is_none() || !self.is_ready() {
+            return None;
+        }
+        let since = self.paths.unanswered?;
+        let most = self.config.path_silence;
+        let trips = self
+            .recovery
+            .least_rtt()
+            .map(|rtt| rtt * SILENT_AFTER_TRIPS);
+        let delayed = self.recovery.patience().map(|it| it * SILENT_AFTER);
+        let soon = trips.max(delayed).unwrap_or(most);
+        let soon = soon.max(SILENT_MIN).min(most);
+        Some((since.max(self.heard_at) + soon).min(since + most))
+    }
+
     /// Says that the path may be dead, once.
     pub(super) fn suspect_path(&mut self) {
-        let silence = self.now.saturating_sub(self.heard_at);
-        if let Some(path) = self.paths.active
-            && self.is_ready()
-            && !self.paths.silent
-            && self.recovery.is_probing()
-            && silence >= self.config.path_silence
-        {
-            self.paths.silent = true;
-            self.events.push_back(Event::PathSilent { path });
+        let (Some(at), Some(path)) = (self.silent_at(), self.paths.active) else {
+            return;
+        };
+        if at > self.now {
+            return;
         }
+        if self.now - at >= LATE && !core::mem::replace(&mut self.paths.was_late, true) {
+            let held_up = self.now - at;
+            self.paths.unanswered = self.paths.unanswered.map(|since| since + held_up + GRACE);
+            return;
+        }
+        self.paths.silent = true;
+        self.events.push_back(Event::PathSilent { path });
     }
 
     fn try_path(&mut self, path: PathId) {
@@ -207,6 +274,7 @@ impl Channel {
         self.paths.active = Some(path);
         self.paths.answer = answer;
         self.paths.silent = false;
+        self.paths.unanswered = None;
         self.timers.set(Timer::Candidate, None);
         self.timers.set(Timer::Path, None);
         if matches!(self.phase, Phase::AwaitingSettings) {

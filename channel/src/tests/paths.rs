@@ -1,5 +1,7 @@
 //! From one path to another: who moves when, and what an attacker can do about it.
 
+use std::collections::VecDeque;
+
 use bytes::{Bytes, BytesMut};
 
 use super::{Duo, End};
@@ -294,16 +296,156 @@ fn a_silent_path_is_named_once() {
     let mut duo = ready();
     let id = stream(&mut duo);
     write(&mut duo, id, b"into the void");
-    pass(&mut duo, &[], Time::from_secs(4));
-    assert!(!has(&duo.a, &Event::PathSilent { path: OLD }));
+    pass(&mut duo, &[], Time::from_millis(990));
+    assert_eq!(silences(&duo.a), 0);
+    pass(&mut duo, &[], Time::from_millis(20));
+    assert_eq!(silences(&duo.a), 1);
     pass(&mut duo, &[], Time::from_secs(20));
-    let silent = |end: &End| {
-        let named = |event: &&Event| **event == Event::PathSilent { path: OLD };
-        end.events.iter().filter(named).count()
-    };
-    assert_eq!(silent(&duo.a), 1);
-    pass(&mut duo, &[OLD], Time::from_secs(10));
+    assert_eq!(silences(&duo.a), 1);
+    let recovered = Event::PathRecovered { path: OLD };
+    assert!(!has(&duo.a, &recovered));
+    // Within the longest time between two probes.
+    pass(&mut duo, &[OLD], Time::from_millis(1_100));
+    assert!(has(&duo.a, &recovered));
     assert_eq!(read(&mut duo.b, duo.now, id), b"into the void");
+    pass(&mut duo, &[OLD], Time::from_secs(80));
+    assert_eq!(silences(&duo.a), 1, "an idle path is not silent");
+}
+
+fn silences(end: &End) -> usize {
+    let named = |event: &&Event| matches!(event, Event::PathSilent { .. });
+    end.events.iter().filter(named).count()
+}
+
+/// Carries packets with this delay, and from `a` not even that where `deaf`
+/// says so.
+fn pass_slowly(duo: &mut Duo, delay: Time, deaf: bool, time: Time) {
+    let end = duo.now + time;
+    let mut under_way: VecDeque<(Time, bool, PathId, BytesMut)> = VecDeque::new();
+    loop {
+        let from_a = packets(&mut duo.a, duo.now);
+        let from_b = packets(&mut duo.b, duo.now);
+        let from_a = from_a.into_iter().filter(|_| !deaf).map(|it| (true, it));
+        for (to_b, (path, packet)) in from_a.chain(from_b.into_iter().map(|it| (false, it))) {
+            under_way.push_back((duo.now + delay, to_b, path, packet));
+        }
+        let arrival = under_way.front().map(|(at, ..)| *at);
+        let next = [duo.a.timeout, duo.b.timeout, arrival];
+        let Some(next) = next.into_iter().flatten().min().filter(|&at| at <= end) else {
+            duo.now = end;
+            return;
+        };
+        duo.now = duo.now.max(next);
+        while let Some((_, to_b, path, packet)) = under_way.pop_front_if(|it| it.0 <= next) {
+            let to = if to_b { &mut duo.b } else { &mut duo.a };
+            to.channel.handle_input(duo.now, path, packet);
+        }
+        duo.a.channel.handle_timeout(duo.now);
+        duo.b.channel.handle_timeout(duo.now);
+    }
+}
+
+/// What the peer sends comes, what we send does not arrive.
+#[test]
+fn a_path_that_is_blocked_one_way_is_silent_at_both_ends() {
+    let mut duo = ready();
+    let id = stream(&mut duo);
+    let delay = Time::from_millis(5);
+    pass_slowly(&mut duo, delay, false, Time::from_secs(1));
+    write(&mut duo, id, b"not heard");
+    // Whatever comes from the peer, its probes and pings among it.
+    let mut data = Bytes::from_static(b"heard, and not acknowledged");
+    duo.b.channel.write(duo.now, id, &mut data).unwrap();
+    pass_slowly(&mut duo, delay, true, Time::from_millis(5_100));
+    assert_eq!(silences(&duo.a), 1);
+    assert_eq!(silences(&duo.b), 1);
+}
+
+/// An end that only receives has nothing to be acknowledged but its PINGs.
+#[test]
+fn who_only_receives_finds_out_that_nobody_hears_it() {
+    let mut duo = ready();
+    let id = stream(&mut duo);
+    let delay = Time::from_millis(5);
+    pass_slowly(&mut duo, delay, false, Time::from_secs(1));
+    let mut data = Bytes::from_static(b"heard, and not acknowledged");
+    duo.b.channel.write(duo.now, id, &mut data).unwrap();
+    pass_slowly(&mut duo, delay, true, Time::from_secs(7));
+    assert_eq!(silences(&duo.a), 1);
+    assert_eq!(silences(&duo.b), 1);
+}
+
+/// 200 ms each way and more than a second's silence by bad luck.
+#[test]
+fn a_slow_path_is_given_its_time() {
+    let mut duo = ready();
+    let id = stream(&mut duo);
+    let delay = Time::from_millis(100);
+    // Where the round trip is measured anew.
+    duo.a.channel.attach(duo.now, NEW).unwrap();
+    for _ in 0..20 {
+        write(&mut duo, id, b"ping");
+        pass_slowly(&mut duo, delay, false, Time::from_millis(500));
+    }
+    write(&mut duo, id, b"lost for a while");
+    pass_slowly(&mut duo, delay, true, Time::from_millis(1_700));
+    assert_eq!(silences(&duo.a), 0);
+    pass_slowly(&mut duo, delay, false, Time::from_secs(5));
+    assert_eq!(silences(&duo.a), 0);
+    pass_slowly(&mut duo, delay, false, Time::from_secs(60));
+    write(&mut duo, id, b"lost for good");
+    pass_slowly(&mut duo, delay, true, Time::from_millis(5_100));
+    assert_eq!(silences(&duo.a), 1);
+}
+
+/// The socket below takes nothing any more: nothing is on its way, and the
+/// path is dead all the same.
+#[test]
+fn a_path_that_takes_nothing_is_silent() {
+    let mut duo = ready();
+    let id = stream(&mut duo);
+    let mut batch = Batch::new(0);
+    batch.set_room(0);
+    write(&mut duo, id, b"in the buffer");
+    let end = duo.now + Time::from_millis(1_050);
+    while duo.now < end {
+        let polled = duo.a.channel.poll_output(duo.now, &mut batch);
+        match polled {
+            Output::Timeout(at) => duo.now = at.unwrap().min(end),
+            Output::Event(event) => duo.a.events.push(event),
+            Output::Transmit { .. } => panic!("there is no room"),
+        }
+        duo.a.channel.handle_timeout(duo.now);
+    }
+    packets(&mut duo.a, duo.now);
+    assert_eq!(silences(&duo.a), 1);
+}
+
+/// A process that was held up does not blame the peer, whose answer it has not
+/// read yet.
+#[test]
+fn who_was_held_up_itself_waits_a_little_more() {
+    let mut duo = ready();
+    let id = stream(&mut duo);
+    write(&mut duo, id, b"answered in time");
+    let from_a = packets(&mut duo.a, duo.now);
+    for (path, packet) in from_a {
+        duo.b.channel.handle_input(duo.now, path, packet);
+    }
+    duo.now += Time::from_secs(3);
+    duo.b.channel.handle_timeout(duo.now);
+    duo.a.channel.handle_timeout(duo.now);
+    pass(&mut duo, &[OLD], Time::from_secs(10));
+    assert_eq!(silences(&duo.a), 0);
+    // It does blame it in the end.
+    write(&mut duo, id, b"lost");
+    packets(&mut duo.a, duo.now);
+    duo.now += Time::from_secs(3);
+    duo.a.channel.handle_timeout(duo.now);
+    packets(&mut duo.a, duo.now);
+    assert_eq!(silences(&duo.a), 0);
+    pass(&mut duo, &[], Time::from_millis(300));
+    assert_eq!(silences(&duo.a), 1);
 }
 
 #[test]

@@ -32,7 +32,7 @@ use self::routes::Routes;
 use self::streams::Slot;
 use crate::clock::NodeClock;
 use crate::limits::{ANONYMOUS_SESSION_MAX, SESSION_IDLE};
-use crate::link::{LinkKind, LinkShared};
+use crate::link::{Command, LinkKind, LinkShared};
 use crate::node::Node;
 use crate::{Metrics, Stream, StreamError};
 
@@ -51,6 +51,8 @@ pub(crate) struct Conn {
     is_moving: AtomicBool,
     /// Its circuit is to be left, though it still works.
     is_asked_to_move: AtomicBool,
+    /// Nothing is acknowledged on its circuit.
+    is_silent: AtomicBool,
     clock: Arc<NodeClock>,
     metrics: Metrics,
     /// There may be output that the driver has not seen.
@@ -129,8 +131,11 @@ pub(crate) enum Notice {
     Writable,
     /// A stream of the driver's own is over.
     StreamOver(StreamId, Refusal),
-    /// Nothing has been heard on this path for a while.
-    PathSilent(PathId),
+    /// Nothing is acknowledged on the active path.
+    Silent,
+    /// The peer has shown that it is there: on a path that was silent, or as
+    /// the answer to a question.
+    Alive,
     Closed,
 }
 
@@ -180,6 +185,7 @@ impl Conn {
             follows_identity: AtomicBool::new(false),
             is_moving: AtomicBool::new(false),
             is_asked_to_move: AtomicBool::new(false),
+            is_silent: AtomicBool::new(false),
             state: watch::Sender::new(ConnState::Handshaking),
             inner: Mutex::new(Inner {
                 session,
@@ -449,7 +455,8 @@ impl Conn {
                 None => polled.notices.push(Notice::Writable),
             },
             Event::StreamsAvailable => polled.wakers.append(&mut inner.opening),
-            Event::Finished(_) | Event::Datagram(_) | Event::Alive => {}
+            Event::Finished(_) | Event::Datagram(_) => {}
+            Event::Alive => polled.notices.push(Notice::Alive),
             Event::Renewed(peer) => {
                 self.state.send_replace(ConnState::Ready(peer));
             }
@@ -487,7 +494,17 @@ impl Conn {
             }
             Event::PathActive { path } => self.on_path_active(inner, path),
             Event::PathFailed { path } => self.on_path_failed(inner, path),
-            Event::PathSilent { path } => polled.notices.push(Notice::PathSilent(path)),
+            Event::PathSilent { path } => {
+                self.is_silent.store(true, Ordering::Release);
+                if let Some(route) = self.routes.get(path) {
+                    route.link.command(Command::Doubt);
+                }
+                polled.notices.push(Notice::Silent);
+            }
+            Event::PathRecovered { .. } => {
+                self.is_silent.store(false, Ordering::Release);
+                polled.notices.push(Notice::Alive);
+            }
             Event::Closed { by, refusal } => {
                 inner.refused = (by == ClosedBy::Peer).then(|| refusal.clone());
                 inner.end(&refusal, &mut polled.wakers);

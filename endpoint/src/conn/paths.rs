@@ -83,7 +83,8 @@ impl Conn {
         };
         // The side that answers only waits.
         let is_asked = self.is_asked_to_move.load(Ordering::Acquire);
-        self.outgoing && (is_asked || !route.link.is_up())
+        let is_silent = self.is_silent.load(Ordering::Acquire);
+        self.outgoing && (is_asked || is_silent || !route.link.is_up())
     }
 
     /// The circuit that this path runs over is to be left for another.
@@ -110,9 +111,10 @@ impl Conn {
         link: Arc<LinkShared>,
         circuit: u32,
     ) -> Option<(PathId, Moved)> {
-        let path = self.routes.add(link, circuit)?;
         let (sender, answer) = oneshot::channel();
         let mut inner = self.lock();
+        let active = inner.session.active_path();
+        let path = self.routes.add(link, circuit, active)?;
         let now = self.clock.now();
         if inner.closed.is_some() || inner.session.attach(now, path).is_err() {
             drop(inner);
@@ -126,7 +128,8 @@ impl Conn {
     /// The peer comes over another circuit, or somebody pretends to: the
     /// session finds out. `None`: there are too many of these.
     pub(crate) fn add_path(&self, link: Arc<LinkShared>, circuit: u32) -> Option<PathId> {
-        self.routes.add(link, circuit)
+        let active = self.lock().session.active_path();
+        self.routes.add(link, circuit, active)
     }
 
     /// Whether the peer has shown itself on this path.
@@ -205,6 +208,7 @@ impl Conn {
 
     pub(super) fn on_path_active(&self, inner: &mut Inner, path: PathId) {
         self.is_asked_to_move.store(false, Ordering::Release);
+        self.is_silent.store(false, Ordering::Release);
         self.routes.prove(path);
         if let Some((_, waiting)) = inner.attaching.take_if(|(at, _)| *at == path) {
             let _ = waiting.send(Ok(()));

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Waker;
 
 use fairway_channel::PathId;
+use fairway_control::link::CircuitId;
 
 use crate::limits::ROUTES_MAX;
-use crate::link::LinkShared;
+use crate::link::{Command, LinkShared};
 
 /// One circuit of one link, as the session's path.
 #[derive(Clone, Debug)]
@@ -45,12 +46,22 @@ impl Routes {
         }))
     }
 
-    /// Another circuit; `None` when there are too many, which are of somebody
+    /// Another circuit. When there are too many, the oldest of those that were
+    /// left is closed: its link may be dead without saying so, and the peer
+    /// unable to close it. `None`: there is none such, and these are of somebody
     /// who pretends.
-    pub(super) fn add(&self, link: Arc<LinkShared>, circuit: u32) -> Option<PathId> {
+    pub(super) fn add(
+        &self,
+        link: Arc<LinkShared>,
+        circuit: u32,
+        active: Option<PathId>,
+    ) -> Option<PathId> {
         let mut table = self.lock();
         if table.routes.len() >= ROUTES_MAX {
-            return None;
+            let is_left = |route: &Route| route.is_proven && Some(route.path) != active;
+            let left = table.routes.iter().position(is_left)?;
+            let left = table.routes.remove(left);
+            left.link.command(Command::Leave(CircuitId(left.circuit)));
         }
         let path = PathId(table.next_path);
         table.next_path = table.next_path.checked_add(1)?;

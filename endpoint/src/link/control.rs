@@ -147,6 +147,7 @@ impl<IO: LinkIo> Driver<IO> {
                     "the session has moved to another circuit",
                 );
             }
+            Command::Doubt => self.doubt(),
             Command::Drain => self.drain(),
         }
         Ok(())
@@ -460,7 +461,7 @@ impl<IO: LinkIo> Driver<IO> {
         }
     }
 
-    fn publish_names(&self) {
+    pub(super) fn publish_names(&self) {
         if self.control.stream.is_some() && !self.draining {
             let registered = self.control.registered.iter().cloned().collect();
             self.shared.set_state(LinkState::Up { registered });

@@ -26,7 +26,8 @@ use super::control::LinkControl;
 use super::shared::{LinkKind, LinkShared, LinkState};
 use crate::conn::{Conn, Gone, Notice, Polled, Progress, lost};
 use crate::limits::{
-    BATCHES_PER_SESSION, BATCHES_PER_TURN, LINK_CLOSE_TIMEOUT, QUIET, READ_SIZE_MAX, READS_PER_TURN,
+    BATCHES_PER_SESSION, BATCHES_PER_TURN, LINK_CLOSE_TIMEOUT, LINK_QUIET, LINK_UNANSWERED_MAX,
+    QUIET, READ_SIZE_MAX, READS_PER_TURN,
 };
 use crate::node::Node;
 use crate::transport::LinkIo;
@@ -89,6 +90,8 @@ pub(crate) struct Driver<IO> {
     /// Whoever accepted it does not know who is at the other end.
     is_half_open: bool,
     read_at: Instant,
+    /// Since when its own session gets no answer.
+    unanswered: Option<Instant>,
     holds_buffers: bool,
     n_batches: usize,
     /// What sessions are told when the link has ended.
@@ -119,6 +122,7 @@ impl<IO: LinkIo> Driver<IO> {
             is_half_open: entry.is_some(),
             entry,
             read_at: Instant::now(),
+            unanswered: None,
             holds_buffers: false,
             n_batches: 0,
             refusal: lost("the link was given up"),
@@ -447,10 +451,11 @@ impl<IO: LinkIo> Driver<IO> {
             match notice {
                 notice if id == 0 => self.on_link_notice(notice)?,
                 Notice::Established(_) => self.on_established(id),
-                Notice::PathSilent(path) => self.on_path_silent(id, path),
+                Notice::Silent => self.on_silent(id),
                 Notice::Readable(_)
                 | Notice::Writable
                 | Notice::StreamOver(..)
+                | Notice::Alive
                 | Notice::Closed => {}
             }
         }
@@ -476,18 +481,58 @@ impl<IO: LinkIo> Driver<IO> {
         }
     }
 
-    /// Nothing comes from the peer of a session: is it this link? Its own
-    /// session is asked. The session looks for another circuit meanwhile.
-    fn on_path_silent(&mut self, id: u32, path: PathId) {
-        let Some((conn, _)) = self.circuits.get(&id).and_then(|c| c.conn.clone()) else {
+    /// A session gets no answer over this link: is it the link? Its own session
+    /// is asked, and if nothing at all has come over the link, its keeper begins
+    /// to look for another.
+    pub(super) fn doubt(&mut self) {
+        self.link_conn().ping();
+        if self.is_quiet() {
+            self.shared.set_doubtful(true);
+        }
+    }
+
+    /// A session that gets no answer looks for another circuit.
+    fn on_silent(&self, id: u32) {
+        if let Some((conn, _)) = self.circuits.get(&id).and_then(|c| c.conn.as_ref())
+            && conn.wants_path()
+        {
+            self.node.look_after(conn);
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.read_at.elapsed() >= LINK_QUIET
+    }
+
+    /// The link's own session gets no answer. If other things still come, it
+    /// may just have to wait behind much that goes the other way.
+    fn judge_silence(&mut self) {
+        let Some(since) = self.unanswered else {
             return;
         };
-        if let Some((link, _)) = self.circuits.get(&0).and_then(|c| c.conn.as_ref()) {
-            link.ping();
+        if self.is_quiet() || since.elapsed() >= LINK_UNANSWERED_MAX {
+            self.unanswered = None;
+            self.shared.set_doubtful(true);
+            if self.shared.is_up() {
+                self.shared.set_state(LinkState::Silent);
+                self.move_own_sessions();
+            }
         }
-        if conn.outgoing {
-            conn.ask_to_move(path);
-            self.node.look_after(&conn);
+    }
+
+    /// The other end of the link has answered.
+    fn on_link_alive(&mut self) {
+        self.unanswered = None;
+        self.shared.set_doubtful(false);
+        if self.shared.state() != LinkState::Silent {
+            return;
+        }
+        if self.shared.kind == LinkKind::Relay {
+            self.publish_names();
+        } else {
+            self.shared.set_state(LinkState::Up {
+                registered: Arc::default(),
+            });
         }
     }
 
@@ -515,10 +560,11 @@ impl<IO: LinkIo> Driver<IO> {
                 }
             }
             // The keeper makes another link, and then drains this one.
-            Notice::PathSilent(_) => {
-                self.shared.set_state(LinkState::Silent);
-                self.move_own_sessions();
+            Notice::Silent => {
+                self.unanswered = Some(Instant::now());
+                self.judge_silence();
             }
+            Notice::Alive => self.on_link_alive(),
             Notice::Closed => {}
         }
         Ok(())
@@ -579,6 +625,7 @@ impl<IO: LinkIo> Driver<IO> {
             }
         }
         self.give_up_half_open(now);
+        self.judge_silence();
         self.control.retry_refused(now);
         if self.holds_buffers && now.duration_since(self.read_at) >= QUIET && self.batch.is_empty()
         {
@@ -604,10 +651,14 @@ impl<IO: LinkIo> Driver<IO> {
     fn arm(&mut self, cx: &mut Context<'_>) {
         let quiet = self.holds_buffers.then(|| self.read_at + QUIET);
         let half_open = self.half_open.front().map(|&(at, _)| at);
+        let silent = self
+            .unanswered
+            .map(|since| (self.read_at + LINK_QUIET).min(since + LINK_UNANSWERED_MAX));
         let candidates = [
             self.timers.first(),
             quiet,
             half_open,
+            silent,
             self.control.retry_at(),
         ];
         let Some(first) = candidates.into_iter().flatten().min() else {

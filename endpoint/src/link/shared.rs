@@ -26,6 +26,8 @@ pub(crate) struct LinkShared {
     queue: Mutex<Queue>,
     waker: AtomicWaker,
     state: watch::Sender<LinkState>,
+    /// It may be dead without saying so.
+    is_doubtful: watch::Sender<bool>,
 }
 
 /// What is at the other end.
@@ -80,6 +82,8 @@ pub(crate) enum Command {
     Abandon(CircuitId),
     /// The session of this circuit has moved to another.
     Leave(CircuitId),
+    /// A session gets no answer over this link.
+    Doubt,
     /// These names, and no others, are wanted here.
     Names(Arc<[Address]>),
     /// No new circuits; close with the last one.
@@ -105,6 +109,7 @@ impl LinkShared {
             queue: Mutex::default(),
             waker: AtomicWaker::new(),
             state: watch::Sender::new(LinkState::Starting),
+            is_doubtful: watch::Sender::default(),
         })
     }
 
@@ -157,6 +162,26 @@ impl LinkShared {
 
     pub(crate) fn is_up(&self) -> bool {
         matches!(*self.state.borrow(), LinkState::Up { .. })
+    }
+
+    /// Resolves once it is over, or as good as that.
+    pub(crate) async fn failed(&self) {
+        let mut state = self.watch();
+        let failed = |state: &LinkState| match state {
+            LinkState::Silent | LinkState::Closed(_) => true,
+            LinkState::Starting | LinkState::Up { .. } | LinkState::Draining => false,
+        };
+        let _ = state.wait_for(failed).await;
+    }
+
+    /// Whether it may be dead; changes both ways.
+    pub(crate) fn watch_doubt(&self) -> watch::Receiver<bool> {
+        self.is_doubtful.subscribe()
+    }
+
+    pub(super) fn set_doubtful(&self, is_doubtful: bool) {
+        self.is_doubtful
+            .send_if_modified(|doubt| std::mem::replace(doubt, is_doubtful) != is_doubtful);
     }
 
     pub(super) fn set_state(&self, state: LinkState) {

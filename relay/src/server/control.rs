@@ -197,7 +197,10 @@ impl Control {
             // The same subject; the session judges it by its newer credential.
             Event::Renewed(_) => {}
             // The session of a link ends with its connection: it has one path.
-            Event::PathActive { .. } | Event::PathFailed { .. } | Event::PathSilent { .. } => {}
+            Event::PathActive { .. }
+            | Event::PathFailed { .. }
+            | Event::PathSilent { .. }
+            | Event::PathRecovered { .. } => {}
         }
     }
 

@@ -1,7 +1,11 @@
 //! What lies between an endpoint and a relay: an HTTP proxy, a port forwarded,
 //! a network that loses and delays datagrams.
 
-#![allow(clippy::unwrap_used, reason = "this is test code")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each test file uses its part of what is common, and this is test code"
+)]
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +20,10 @@ use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// A proxy that knows CONNECT and Basic authentication, and resolves every name
@@ -120,6 +127,102 @@ impl Drop for Forwarder {
     }
 }
 
+/// What does not get through, without a word to anybody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Blocked {
+    #[default]
+    No,
+    /// What goes to the relay.
+    Up,
+    /// Whatever it is.
+    Both,
+}
+
+/// TCP connections to a relay that can fall silent.
+pub(crate) struct Wire {
+    pub(crate) address: String,
+    blocked: watch::Sender<Blocked>,
+    task: JoinHandle<()>,
+}
+
+impl Wire {
+    pub(crate) async fn start(to: &HostPort) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (blocked, watched) = watch::channel(Blocked::No);
+        let to = to.to_string();
+        let task = tokio::spawn(async move {
+            loop {
+                let (near, _) = listener.accept().await.unwrap();
+                let (to, blocked) = (to.clone(), watched.clone());
+                tokio::spawn(async move {
+                    let Ok(far) = TcpStream::connect(to).await else {
+                        return;
+                    };
+                    let (near_read, near_write) = near.into_split();
+                    let (far_read, far_write) = far.into_split();
+                    let up = carry(near_read, far_write, true, blocked.clone());
+                    let down = carry(far_read, near_write, false, blocked);
+                    tokio::select! {
+                        () = up => {}
+                        () = down => {}
+                    }
+                });
+            }
+        });
+        Self {
+            address,
+            blocked,
+            task,
+        }
+    }
+
+    pub(crate) fn block(&self, blocked: Blocked) {
+        self.blocked.send_replace(blocked);
+    }
+}
+
+/// What has come while it was blocked never gets through: a connection that was
+/// blocked once is dead.
+async fn carry(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    is_up: bool,
+    mut blocked: watch::Receiver<Blocked>,
+) {
+    let is_blocked = |blocked: &Blocked| match blocked {
+        Blocked::No => false,
+        Blocked::Up => is_up,
+        Blocked::Both => true,
+    };
+    let mut bytes = vec![0; 64 * 1024];
+    let carrying = async {
+        loop {
+            match from.read(&mut bytes).await {
+                Ok(0) | Err(_) => return,
+                Ok(n) if to.write_all(&bytes[..n]).await.is_err() => return,
+                Ok(_) => {}
+            }
+        }
+    };
+    let cut = async {
+        if blocked.wait_for(is_blocked).await.is_ok() {
+            return;
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        () = carrying => {}
+        () = cut => std::future::pending().await,
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
 /// A network between one client and a relay: loses some datagrams of a hundred,
 /// by a fixed sequence, and delays all of them.
 pub(crate) struct Datagrams {
@@ -136,6 +239,7 @@ struct Network {
     loss_percent: u64,
     delay: Duration,
     chance: Mutex<u64>,
+    blocked: Mutex<Blocked>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -152,12 +256,17 @@ impl Datagrams {
             loss_percent,
             delay,
             chance: Mutex::new(7),
+            blocked: Mutex::default(),
             tasks: Mutex::default(),
         });
         let up = tokio::spawn(state.clone().up());
         let down = tokio::spawn(state.clone().down(far));
         state.tasks.lock().unwrap().extend([up, down]);
         Self { address, state }
+    }
+
+    pub(crate) fn block(&self, blocked: Blocked) {
+        *self.state.blocked.lock().unwrap() = blocked;
     }
 
     /// From now on datagrams come to the relay from elsewhere, and what it sends
@@ -186,7 +295,7 @@ impl Network {
         loop {
             let (n, from) = self.near.recv_from(&mut bytes).await.unwrap();
             *self.client.lock().unwrap() = Some(from);
-            if self.is_lost() {
+            if self.is_lost() || *self.blocked.lock().unwrap() != Blocked::No {
                 continue;
             }
             let (network, datagram) = (self.clone(), bytes[..n].to_vec());
@@ -205,7 +314,8 @@ impl Network {
                 continue;
             };
             let client = *self.client.lock().unwrap();
-            let Some(client) = client.filter(|_| !self.is_lost()) else {
+            let is_blocked = *self.blocked.lock().unwrap() == Blocked::Both;
+            let Some(client) = client.filter(|_| !self.is_lost() && !is_blocked) else {
                 continue;
             };
             let (network, datagram) = (self.clone(), bytes[..n].to_vec());

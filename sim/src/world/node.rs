@@ -254,6 +254,8 @@ impl World {
                     self.close_circuit(number, link, circuit, "done");
                 }
             }
+            // It is on its way to another.
+            Event::PathRecovered { .. } => {}
             Event::PathSilent { .. } => {
                 if let Some(held) = self.nodes[number].sessions.get_mut(&key) {
                     held.wants_move = true;
