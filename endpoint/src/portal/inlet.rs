@@ -165,7 +165,9 @@ impl Caller {
             *port,
         );
         let request = OpenRequest::port(*port);
-        match self.endpoint.open_from(&socket, address, request).await {
+        // In a box, or every connection would be as large as the opening for life.
+        let opened = Box::pin(self.endpoint.open_from(&socket, address, request)).await;
+        match opened {
             Ok((stream, n_sent)) => {
                 connection.peer(stream.peer());
                 let mut joined = join(socket, stream, Bytes::new()).await;
@@ -216,6 +218,16 @@ pub(crate) async fn accept_loop<F, Fut>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An idle connection is little more than its task.
+    #[test]
+    fn a_connection_is_small() {
+        fn size<F>(_: impl Fn(&'static Caller, TcpStream) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = size(Caller::connect);
+        assert!(size <= 1_536, "{size} bytes");
+    }
 
     #[test]
     fn the_annotation_form() {

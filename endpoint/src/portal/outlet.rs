@@ -104,7 +104,7 @@ impl Outlet {
         connection.peer(grant.peer());
         connection.policy(grant.decision().and_then(|decision| decision.by.as_ref()));
         audit(grant);
-        let connected = self.connect(&door).await;
+        let connected = Box::pin(self.connect(&door)).await;
         // The grant is asked again here: the rules may have changed meanwhile.
         let accepted = connected.and_then(|socket| incoming.accept().map(|()| socket));
         match accepted {
@@ -115,7 +115,8 @@ impl Outlet {
                     stream,
                 } = incoming;
                 let app = App::new(self.clone(), socket, door, grant);
-                app.serve(&open, stream, &connection).await;
+                // In a box, or every connection would be as large as this one.
+                Box::pin(app.serve(&open, stream, &connection)).await;
             }
             Ok(socket) => connection.joined(join(socket, incoming.stream, Bytes::new()).await),
             Err(refusal) => {
