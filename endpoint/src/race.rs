@@ -200,6 +200,34 @@ mod tests {
     }
 
     #[test]
+    fn who_does_not_answer_is_asked_again_beside_the_first_attempt() {
+        let begin = Instant::now();
+        let mut field = Field::new(addresses(&["quic://a:7440", "a:7440"]), begin);
+        let mut starts = Vec::new();
+        while !field.is_out() {
+            let at = field.next_at;
+            assert!(field.next(at - Duration::from_millis(1)).is_none());
+            let relay = field.next(at).unwrap();
+            starts.push((relay.to_string(), (at - begin).as_millis()));
+            if starts.len() == 5 {
+                // The others are not asked to wait for it, nor it again.
+                field.failed(&relay, at);
+            }
+        }
+        let expected = [
+            ("quic://a:7440", 0),
+            ("a:7440", 300),
+            ("quic://a:7440", 900),
+            ("a:7440", 1_200),
+            ("quic://a:7440", 2_400),
+            ("a:7440", 2_400),
+            ("a:7440", 4_800),
+        ];
+        let expected = expected.map(|(relay, at)| (relay.to_owned(), at));
+        assert_eq!(starts, expected);
+    }
+
+    #[test]
     fn one_relay_has_one_address_for_each_transport() {
         let known = addresses(&[
             "wss://a:7443",

@@ -280,3 +280,34 @@ fn a_channel_that_nobody_fetches_ends_after_its_time() {
         assert!(end.events.iter().any(lost), "{:?}", end.events);
     }
 }
+
+/// A round trip of 200 ms of which every third comes to nothing, by the channel's
+/// own means: a bad radio, and not a dead one.
+#[test]
+fn a_bad_radio_is_not_called_silent() {
+    let radio = Conditions {
+        delay: Time::from_millis(100),
+        jitter: Time::from_millis(20),
+        loss: 0.2,
+        ..Conditions::perfect()
+    };
+    let (mut silences, mut exchanges) = (0, 0);
+    for seed in seeds(3000..3020) {
+        println!("seed {seed}");
+        let mut pair = Pair::new(seed, Conditions { loss: 0.0, ..radio });
+        pair.connect().expect("a handshake");
+        pair.net.conditions = radio;
+        for _ in 0..60 {
+            let now = pair.now;
+            pair.initiator.channel.ping(now);
+            exchanges += 1;
+            let pause = pair.random.random_range(200..3_000);
+            pair.run_for(Time::from_millis(pause));
+            let silent = |event: &Event| matches!(event, Event::PathSilent { .. });
+            let events = pair.initiator.events.drain(..);
+            silences += events.filter(silent).count();
+        }
+    }
+    println!("{silences} of {exchanges}");
+    assert!(silences * 300 < exchanges, "{silences} of {exchanges}");
+}

@@ -21,7 +21,7 @@ const INLET: [(u16, &str); 1] = [(7, "echo.$NS.svc.fairway.internal:7")];
 /// A better way is looked for after a minute, with jitter.
 const UP: Duration = Duration::from_secs(100);
 
-/// Silence is noticed after five seconds, and then another way is looked for.
+/// Silence is noticed after a second or some, and then another way is looked for.
 const DOWN: Duration = Duration::from_secs(40);
 
 #[test]

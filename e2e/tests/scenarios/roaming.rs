@@ -18,7 +18,7 @@ spec:
 
 const INLET: [(u16, &str); 1] = [(7, "echo.$NS.svc.fairway.internal:7")];
 
-/// Silence is noticed after five seconds, and then a way is looked for; on a
+/// Silence is noticed after a second or some, and then a way is looked for; on a
 /// machine with two cores that does several things at once.
 const BACK: Duration = Duration::from_secs(30);
 
