@@ -28,6 +28,10 @@ pub const RACE_AGAIN: Duration = Duration::from_millis(600);
 /// How often each address is tried in one race.
 pub const RACE_ROUNDS: usize = 4;
 
+/// A race without a winner is over after this: less than [`OPEN_TIMEOUT`], so that
+/// whoever waits for a link is told why there is none.
+pub const RACE_TIMEOUT: Duration = Duration::from_secs(8);
+
 /// Addresses that are tried at the same time: two relays by every transport.
 pub const RACERS_MAX: usize = 8;
 

@@ -11,7 +11,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 
-use crate::limits::{RACE_AGAIN, RACE_ROUNDS, RACE_STEP, RACERS_MAX};
+use crate::limits::{RACE_AGAIN, RACE_ROUNDS, RACE_STEP, RACE_TIMEOUT, RACERS_MAX};
 use crate::link::{Command, Driver, LinkKind, LinkShared, LinkState};
 use crate::node::Node;
 use crate::transport::Connected;
@@ -48,6 +48,7 @@ pub(crate) struct Winner {
 /// Tries the addresses in their order until a link is up, and again those that
 /// have not answered; the error is what each of them came to.
 pub(crate) async fn race(node: &Arc<Node>, relays: Vec<RelayAddress>) -> Result<Winner, String> {
+    let ends_at = Instant::now() + RACE_TIMEOUT;
     let mut field = Field::new(relays, Instant::now());
     let mut running = FuturesUnordered::new();
     let mut errors = Vec::new();
@@ -72,6 +73,12 @@ pub(crate) async fn race(node: &Arc<Node>, relays: Vec<RelayAddress>) -> Result<
                 }
             },
             () = tokio::time::sleep_until(field.next_at), if is_next_due => {}
+            () = tokio::time::sleep_until(ends_at) => {
+                let seconds = RACE_TIMEOUT.as_secs();
+                let silent = field.relays.iter();
+                errors.extend(silent.map(|relay| format!("{relay}: no link within {seconds} s")));
+                return Err(errors.join("; "));
+            }
         }
     }
 }

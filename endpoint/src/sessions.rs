@@ -197,11 +197,22 @@ impl Node {
     fn note_phase(&self, phase: &Phase) {
         phase.set(if !self.identity.borrow().is_credentialed() {
             Phase::CREDENTIAL
-        } else if self.authority.is_none() && self.links.borrow().is_empty() {
+        } else if self.lacks_link() {
             Phase::LINK
         } else {
             Phase::SESSION
         });
+    }
+
+    fn lacks_link(&self) -> bool {
+        self.authority.is_none() && self.links.borrow().is_empty()
+    }
+
+    /// Why there is no link, if there is none.
+    pub(crate) fn no_link(&self) -> Option<OpenError> {
+        self.lacks_link().then(|| OpenError::NoLink {
+            last_error: last(&lock(&self.progress).link_error),
+        })
     }
 
     fn timed_out(&self, to: &Address, phase: &Phase) -> OpenError {
@@ -210,8 +221,6 @@ impl Node {
             self.note_phase(phase);
         }
         let notes = lock(&self.progress);
-        let last =
-            |error: &Option<String>| error.clone().unwrap_or_else(|| "still trying".to_owned());
         match phase.get() {
             Phase::CREDENTIAL if *to != Address::Authority => OpenError::NoCredential {
                 last_error: last(&notes.credential_error),
@@ -226,6 +235,10 @@ impl Node {
             },
         }
     }
+}
+
+fn last(error: &Option<String>) -> String {
+    error.clone().unwrap_or_else(|| "still trying".to_owned())
 }
 
 impl SessionTable {
