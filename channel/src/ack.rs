@@ -7,7 +7,7 @@ pub(crate) const MAX_ACK_DELAY: Time = Time::from_millis(25);
 
 /// ... or when this many bytes are waiting for one, which is a whole batch: each
 /// ACK by itself wakes every process on the way back.
-const ACK_EVERY: usize = limits::MAX_BATCH * limits::MAX_STREAM_DATA;
+const ACK_EVERY: u32 = (limits::MAX_BATCH * limits::MAX_STREAM_DATA) as u32;
 
 /// The packet numbers received, and the acknowledgement that is owed.
 #[derive(Debug, Default)]
@@ -16,7 +16,7 @@ pub(crate) struct Acks {
     /// When the highest number came in, for the delay field.
     largest_at: Time,
     /// Bytes received that want an acknowledgement.
-    owed: usize,
+    owed: u32,
     /// When it must be sent; `Some` exactly while one is owed.
     deadline: Option<Time>,
     /// It must be sent now.
@@ -42,7 +42,7 @@ impl Acks {
             self.received.drop_first();
         }
         if eliciting {
-            self.owed += bytes;
+            self.owed = self.owed.saturating_add(bytes as u32);
             // A gap, or a number out of order: the sender should know early.
             self.urgent |= number != next || self.owed >= ACK_EVERY;
             self.deadline.get_or_insert(now + MAX_ACK_DELAY);
@@ -112,7 +112,7 @@ mod tests {
         let mut acks = Acks::default();
         acks.on_received(0, true, 1000, at(0));
         assert!(!acks.is_due(at(24)) && acks.is_due(at(25)));
-        acks.on_received(1, true, ACK_EVERY, at(1));
+        acks.on_received(1, true, ACK_EVERY as usize, at(1));
         assert!(acks.is_due(at(1)));
         assert_eq!(acks.put(&mut Vec::new(), at(1)), Some(1));
         assert!(!acks.is_owed() && acks.deadline().is_none());

@@ -41,6 +41,23 @@ impl Timer {
 #[derive(Debug)]
 pub(crate) struct Timers([u64; Timer::ALL.len()]);
 
+/// A time in nanoseconds: half as large as a [`Time`], of which an idle channel
+/// has one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stamp(u64);
+
+impl From<Time> for Stamp {
+    fn from(at: Time) -> Self {
+        Self(nanos(at))
+    }
+}
+
+impl From<Stamp> for Time {
+    fn from(stamp: Stamp) -> Self {
+        Self::from_nanos(stamp.0)
+    }
+}
+
 const OFF: u64 = u64::MAX;
 
 impl Default for Timers {

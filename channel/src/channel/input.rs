@@ -333,7 +333,7 @@ impl Channel {
             self.greeting = None;
             self.timers.set(Timer::Resend, None);
         }
-        self.heard_at = self.now;
+        self.heard_at = self.now.into();
         if self.paths.active.is_some() {
             self.set_after(Timer::Idle, self.config.idle_timeout);
             self.set_after(Timer::Keepalive, self.config.keepalive);

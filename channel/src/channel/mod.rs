@@ -33,7 +33,7 @@ use crate::{
     record::Prefix,
     recovery::Recovery,
     streams::Streams,
-    timer::{Timer, Timers},
+    timer::{Stamp, Timer, Timers},
 };
 
 /// One end of a secure channel. The [crate docs](crate) have the contract.
@@ -52,7 +52,7 @@ pub struct Channel {
     paths: Paths,
     renewing: Renewing,
     /// When the last authentic record came.
-    heard_at: Time,
+    heard_at: Stamp,
     owes: Owes,
     streams: Streams,
     acks: Acks,

@@ -226,7 +226,7 @@ impl Channel {
         let delayed = self.recovery.patience().map(|it| it * SILENT_AFTER);
         let soon = trips.max(delayed).unwrap_or(most);
         let soon = soon.max(SILENT_MIN).min(most);
-        Some((since.max(self.heard_at) + soon).min(since + most))
+        Some((since.max(self.heard_at.into()) + soon).min(since + most))
     }
 
     /// Says that the path may be dead, once.

@@ -160,7 +160,7 @@ impl Channel {
             keys: None,
             paths: Paths::new(),
             renewing: Renewing::default(),
-            heard_at: now,
+            heard_at: now.into(),
             owes: Owes::default(),
             acks: Acks::default(),
             recovery: Recovery::default(),
