@@ -53,6 +53,14 @@ unit: ## tests that need no cluster: unit, property, simulator, goldens
 e2e: ## scenarios on a real cluster; a cluster that was up stays up
 	@e2e/run
 
+.PHONY: fuzz
+fuzz: ## every parser and state machine, FUZZ_SECONDS (60) each; libFuzzer on the stable compiler
+	@fuzz/run
+
+.PHONY: verify
+verify: ## the protocol's models in verify/ by Verifpal, which is installed into your cache if it is missing
+	@verify/run
+
 .PHONY: deny
 deny: ## cargo-deny in full, advisories too (cargo install cargo-deny --locked)
 	cargo deny --locked check

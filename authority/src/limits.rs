@@ -56,8 +56,14 @@ pub const DOORS_PER_POD_MAX: usize = fairway_control::limits::DOORS_MAX;
 
 /// Entries of the revocation record: one ConfigMap of at most 1 MiB holds
 /// them, and the wire carries 8,192. When it is full the trust set's floor is
-/// raised, which ends every credential issued until then.
+/// raised, which ends every credential issued until then. Pods that came to
+/// their end in order cannot fill it: see [`REVOCATIONS_SPARED`].
 pub const REVOCATIONS_MAX: usize = 4096;
+
+/// How many entries of pods whose sidecar had ended go at once when the record
+/// is full: not one for each new entry, and few enough that churn of 900 pods
+/// an hour (4 h of entries) takes none away.
+pub const REVOCATIONS_SPARED: usize = 256;
 
 /// DeviceIdentities per page of a list.
 pub const LIST_PAGE: u32 = 500;
@@ -65,6 +71,14 @@ pub const LIST_PAGE: u32 = 500;
 /// Devices whose revocation is reported at once in the acknowledgement record:
 /// the newest. It keeps the object small.
 pub const ACKNOWLEDGEMENTS_MAX: usize = 256;
+
+/// Endpoints that are named in a device's status because they do not enforce
+/// its revocation yet. More would not help anybody, nor fit into a condition.
+pub const WAITING_NAMED_MAX: usize = 5;
+
+/// Longest name of one of them, in characters: five of them and the rest of
+/// the message have to stay below the 512 bytes of a condition.
+pub const WAITING_NAME_MAX: usize = 64;
 
 /// Shards of the record of issued credentials, by the first hexadecimal digit
 /// of the UID. 100,000 devices are about 500 KiB a shard.

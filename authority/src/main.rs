@@ -22,7 +22,7 @@ use fairway_authority::{cluster, events, limits, random, server};
 use fairway_daemon::{
     AdminArgs, AdminServer, DebugState, Drain, LogArgs, Readiness, ReadyTask, Registry,
 };
-use fairway_identity::{AccountName, HostPort, Uid, UnixSeconds};
+use fairway_identity::{AccountName, RelayAddress, Uid, UnixSeconds};
 use tokio::sync::{Semaphore, watch};
 
 /// How often the keys are looked at: a new trust set of another replica, an
@@ -50,10 +50,11 @@ struct Args {
     /// Trust domain; it cannot be changed after the first start.
     #[arg(long, env = "FAIRWAY_TRUST_DOMAIN", default_value = "fairway.local")]
     trust_domain: String,
-    /// Addresses of the relays for devices outside the cluster, HOST:PORT,
+    /// Addresses of the relays for devices outside the cluster, HOST:PORT or
+    /// with quic://, tls:// or wss:// before it,
     /// separated by commas. Empty: tickets get the nodes' addresses.
     #[arg(long, env = "FAIRWAY_RELAY_ADDRESSES", value_delimiter = ',', value_parser = relay_address)]
-    relay_addresses: Vec<Option<HostPort>>,
+    relay_addresses: Vec<Option<RelayAddress>>,
     /// ServiceAccount of the authority.
     #[arg(
         long,
@@ -107,7 +108,7 @@ async fn run(args: Args) -> Result<(), anyhow::Error> {
         AccountName::new(&args.authority_account).context("--authority-account")?;
     install.relay_account = AccountName::new(&args.relay_account).context("--relay-account")?;
     install.relay_service = args.relay_service;
-    let outside: Vec<HostPort> = args.relay_addresses.into_iter().flatten().collect();
+    let outside: Vec<RelayAddress> = args.relay_addresses.into_iter().flatten().collect();
     tracing::info!(event = "config", socket = %args.socket.display(), ?install, ?outside, "effective configuration");
 
     let drain = Drain::new();
@@ -281,7 +282,7 @@ fn debug_state(hub: &Arc<Hub>) -> DebugState {
 }
 
 /// An address, or nothing where the list is empty.
-fn relay_address(text: &str) -> Result<Option<HostPort>, String> {
+fn relay_address(text: &str) -> Result<Option<RelayAddress>, String> {
     let text = text.trim();
     if text.is_empty() {
         return Ok(None);

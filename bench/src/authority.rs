@@ -11,12 +11,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
-use fairway_control::authority::{Ack, Issued, Request, Response};
+use fairway_control::authority::{Ack, Enroll, Issued, Request, Response};
 use fairway_control::front::{Preamble, Stream};
 use fairway_control::update::{Publisher, State, Watcher};
 use fairway_control::{FrameReader, Message, Reason, frame, reason};
+use fairway_identity::proof::{Purpose, Statement};
 use fairway_identity::{
-    CredentialClaims, Ed25519Key, Form, HostPort, Issuer, IssuerId, Label, RootHash, Serial,
+    CredentialClaims, Ed25519Key, Form, Issuer, IssuerId, Label, RelayAddress, RootHash, Serial,
     SignedTime, Signer as _, SpiffeId, Subject, Ticket, TrustDomain, TrustSet, Uid, UnixSeconds,
     issue,
 };
@@ -115,11 +116,24 @@ impl TestAuthority {
         lock(&self.inner.subjects).insert(subject.to_owned(), claims);
     }
 
+    /// A credential for the holder of a handshake key, as if it had enrolled.
+    ///
+    /// # Errors
+    /// No randomness, or the subject is malformed.
+    pub fn credential(&self, subject: &str, handshake_key: [u8; 32]) -> Result<Issued> {
+        self.inner.issue(subject, handshake_key)
+    }
+
     /// A ticket for a device, to be used with these relays. Every ticket is honoured.
     ///
     /// # Errors
     /// No randomness, or a name is malformed.
-    pub fn ticket(&self, namespace: &str, device: &str, relays: Vec<HostPort>) -> Result<Ticket> {
+    pub fn ticket(
+        &self,
+        namespace: &str,
+        device: &str,
+        relays: Vec<RelayAddress>,
+    ) -> Result<Ticket> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;
         let (namespace, device) = (Label::new(namespace)?, Label::new(device)?);
@@ -199,10 +213,13 @@ impl Connection {
                     .context("a token is NAMESPACE/SERVICEACCOUNT")?;
                 self.issue(&workload(namespace, account), proven_key)
             }
-            (Request::Enroll(enroll), Preamble::Stream(Stream { proven_key, .. })) => self.issue(
-                &device(enroll.namespace.as_str(), enroll.device.as_str()),
-                proven_key,
-            ),
+            (Request::Enroll(enroll), Preamble::Stream(stream)) => {
+                self.check_proofs(&enroll, &stream)?;
+                self.issue(
+                    &device(enroll.namespace.as_str(), enroll.device.as_str()),
+                    stream.proven_key,
+                )
+            }
             (Request::RenewDevice(renew), Preamble::Stream(Stream { proven_key, .. })) => self
                 .issue(
                     &device(renew.namespace.as_str(), renew.device.as_str()),
@@ -217,41 +234,35 @@ impl Connection {
         }
     }
 
-    fn issue(&self, subject: &str, handshake_key: [u8; 32]) -> Result<Response> {
-        let inner = &self.inner;
-        let mut serial = [0; 16];
-        getrandom::fill(&mut serial)?;
-        let id: SpiffeId = format!("spiffe://{}/{subject}", inner.trust_domain).parse()?;
-        let claims = lock(&inner.subjects)
-            .get(subject)
-            .cloned()
-            .unwrap_or_default();
-        let is_device = matches!(id.subject, Subject::Device { .. });
-        let (issued_at, expires) = (now(), now().plus(LIFETIME));
-        let claims = CredentialClaims {
-            issuer: IssuerId::of(&inner.issuer.verifying_key()),
-            id,
-            handshake_key,
-            not_before: issued_at.minus(60),
-            expires,
-            issued_at,
-            serial: Serial(serial),
-            uid: uid_of(subject)?,
-            attributes: if is_device {
-                claims.attributes
-            } else {
-                BTreeMap::new()
-            },
-            services: claims.services,
-            pod: None,
+    /// The real authority would also ask whether there is such a ticket.
+    fn check_proofs(&self, enroll: &Enroll, stream: &Stream) -> Result<()> {
+        let statement = Statement {
+            trust_domain: &self.inner.trust_domain,
+            namespace: &enroll.namespace,
+            device: &enroll.device,
+            device_key: &enroll.device_key,
+            handshake_hash: &stream.handshake_hash,
+            handshake_key: &stream.proven_key,
         };
-        Ok(Response::Issued(Issued {
-            lean: issue(&claims, Form::Lean, &inner.issuer)?,
-            full: issue(&claims, Form::Full, &inner.issuer)?,
-            trust_set: inner.trust_set.clone(),
-            renew_at: issued_at.plus(LIFETIME / 2),
-            expires,
-        }))
+        for (purpose, key, signature) in [
+            (
+                Purpose::EnrollTicket,
+                &enroll.ticket_key,
+                &enroll.ticket_signature,
+            ),
+            (
+                Purpose::EnrollDevice,
+                &enroll.device_key,
+                &enroll.device_signature,
+            ),
+        ] {
+            statement.verify(purpose, key, signature)?;
+        }
+        Ok(())
+    }
+
+    fn issue(&self, subject: &str, handshake_key: [u8; 32]) -> Result<Response> {
+        Ok(Response::Issued(self.inner.issue(subject, handshake_key)?))
     }
 
     async fn watch(
@@ -312,6 +323,44 @@ impl Connection {
     }
 }
 
+impl Inner {
+    fn issue(&self, subject: &str, handshake_key: [u8; 32]) -> Result<Issued> {
+        let mut serial = [0; 16];
+        getrandom::fill(&mut serial)?;
+        let id: SpiffeId = format!("spiffe://{}/{subject}", self.trust_domain).parse()?;
+        let claims = lock(&self.subjects)
+            .get(subject)
+            .cloned()
+            .unwrap_or_default();
+        let is_device = matches!(id.subject, Subject::Device { .. });
+        let (issued_at, expires) = (now(), now().plus(LIFETIME));
+        let claims = CredentialClaims {
+            issuer: IssuerId::of(&self.issuer.verifying_key()),
+            id,
+            handshake_key,
+            not_before: issued_at.minus(60),
+            expires,
+            issued_at,
+            serial: Serial(serial),
+            uid: uid_of(subject)?,
+            attributes: if is_device {
+                claims.attributes
+            } else {
+                BTreeMap::new()
+            },
+            services: claims.services,
+            pod: None,
+        };
+        Ok(Issued {
+            lean: issue(&claims, Form::Lean, &self.issuer)?,
+            full: issue(&claims, Form::Full, &self.issuer)?,
+            trust_set: self.trust_set.clone(),
+            renew_at: issued_at.plus(LIFETIME / 2),
+            expires,
+        })
+    }
+}
+
 fn key() -> Result<Ed25519Key> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed)?;
@@ -333,7 +382,10 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// A UID that follows from the name: the end of it, where names differ.
-fn uid_of(subject: &str) -> Result<Uid> {
+///
+/// # Errors
+/// The subject has characters that a UID must not have.
+pub fn uid_of(subject: &str) -> Result<Uid> {
     let text = subject.replace('/', "-");
     let start = text.len().saturating_sub(36);
     Ok(Uid::new(&text[start..])?)

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use fairway_control::update::{Door, State};
-use fairway_identity::{Address, HostPort, Label};
+use fairway_identity::{Address, Label, RelayAddress};
 use fairway_policy::{Action, AttributeSelector, CallerRule, Mode, Policy, PolicySet};
 
 use crate::apps::Apps;
@@ -47,43 +47,90 @@ struct Hop {
     echo: SocketAddr,
 }
 
+/// A relay, and what it needs: a [`TestAuthority`] and the real front before it.
+pub struct Hub {
+    /// Ends with the runtime.
+    pub authority: TestAuthority,
+    /// The relay's process.
+    pub relay: Process,
+    /// Where the relay listens.
+    pub address: SocketAddr,
+    front: Process,
+    front_address: SocketAddr,
+}
+
+impl Hub {
+    /// Starts all three.
+    ///
+    /// # Errors
+    /// A process cannot be started.
+    pub fn start(bin: &Path, dir: &Path) -> Result<Self> {
+        let (front_address, address) = (free_address()?, free_address()?);
+        let socket = dir.join("authority.sock");
+        let authority = TestAuthority::start(&socket)?;
+        authority.tell(
+            &workload(SYSTEM_NAMESPACE, "fairway-authority"),
+            State {
+                ready: true,
+                relays: vec![address.to_string().parse()?],
+                names: vec![Address::Authority],
+                ..State::default()
+            },
+        );
+
+        let mut front = Command::new(bin.join("fairway-sidecar"));
+        common(&authority, front_address, &mut front);
+        front
+            .arg("front")
+            .env("FAIRWAY_LISTEN", front_address.to_string())
+            .env("FAIRWAY_SOCKET", &socket);
+        let front = Process::start("front", dir, &mut front)?;
+
+        let mut relay = Command::new(bin.join("fairway-relay"));
+        common(&authority, front_address, &mut relay);
+        relay.env("FAIRWAY_LISTEN", address.to_string()).env(
+            "FAIRWAY_TOKEN_FILE",
+            token(dir, SYSTEM_NAMESPACE, "fairway-relay")?,
+        );
+        let relay = Process::start("relay", dir, &mut relay)?;
+        Ok(Self {
+            authority,
+            relay,
+            address,
+            front,
+            front_address,
+        })
+    }
+
+    fn common(&self, command: &mut Command) {
+        common(&self.authority, self.front_address, command);
+    }
+
+    fn relays(&self) -> Result<Vec<RelayAddress>> {
+        Ok(vec![self.address.to_string().parse()?])
+    }
+}
+
+/// What every one of our processes is told.
+fn common(authority: &TestAuthority, front: SocketAddr, command: &mut Command) {
+    command
+        .env("FAIRWAY_TRUST_DOMAIN", crate::authority::TRUST_DOMAIN)
+        .env("FAIRWAY_ROOT_HASH", authority.root_hash().to_string())
+        .env("FAIRWAY_AUTHORITY", front.to_string())
+        .env("FAIRWAY_ADMIN_LISTEN", "127.0.0.1:0")
+        .env("FAIRWAY_DEBUG_LISTEN", "127.0.0.1:0");
+}
+
 /// Device, relay and sidecar, with the real front before a [`TestAuthority`].
 ///
 /// # Errors
 /// A process cannot be started or does not come up.
 pub fn fairway(bin: &Path, dir: &Path, apps: &Apps) -> Result<Chain> {
-    let (front_address, relay_address) = (free_address()?, free_address()?);
-    let socket = dir.join("authority.sock");
-    let authority = TestAuthority::start(&socket)?;
-    let common = |command: &mut Command| {
-        command
-            .env("FAIRWAY_TRUST_DOMAIN", crate::authority::TRUST_DOMAIN)
-            .env("FAIRWAY_ROOT_HASH", authority.root_hash().to_string())
-            .env("FAIRWAY_AUTHORITY", front_address.to_string())
-            .env("FAIRWAY_ADMIN_LISTEN", "127.0.0.1:0")
-            .env("FAIRWAY_DEBUG_LISTEN", "127.0.0.1:0");
-    };
-    tell(&authority, relay_address, apps)?;
-
-    let mut front = Command::new(bin.join("fairway-sidecar"));
-    common(&mut front);
-    front
-        .arg("front")
-        .env("FAIRWAY_LISTEN", front_address.to_string())
-        .env("FAIRWAY_SOCKET", &socket);
-    let front = Process::start("front", dir, &mut front)?;
-
-    let mut relay = Command::new(bin.join("fairway-relay"));
-    common(&mut relay);
-    relay.env("FAIRWAY_LISTEN", relay_address.to_string());
-    relay.env(
-        "FAIRWAY_TOKEN_FILE",
-        token(dir, SYSTEM_NAMESPACE, "fairway-relay")?,
-    );
-    let relay = Process::start("relay", dir, &mut relay)?;
+    let hub = Hub::start(bin, dir)?;
+    tell(&hub, apps)?;
 
     let mut sidecar = Command::new(bin.join("fairway-sidecar"));
-    common(&mut sidecar);
+    hub.common(&mut sidecar);
     sidecar
         .arg("run")
         .env("FAIRWAY_TOKEN_FILE", token(dir, "bench", "collector")?);
@@ -98,10 +145,10 @@ pub fn fairway(bin: &Path, dir: &Path, apps: &Apps) -> Result<Chain> {
     let config = dir.join("device.yaml");
     fs::write(&config, device_config(entry, apps))?;
     let state_dir = dir.join("device");
-    let ticket = authority.ticket("bench", "pump-7", vec![relay_address.to_string().parse()?])?;
+    let ticket = hub.authority.ticket("bench", "pump-7", hub.relays()?)?;
     let device = |arguments: &[&str]| {
         let mut command = Command::new(bin.join("fairway-device"));
-        common(&mut command);
+        hub.common(&mut command);
         command.arg("--state-dir").arg(&state_dir).args(arguments);
         command
     };
@@ -119,8 +166,8 @@ pub fn fairway(bin: &Path, dir: &Path, apps: &Apps) -> Result<Chain> {
         sink: entry.sink,
         source: entry.source,
         echo: entry.echo,
-        processes: vec![device, relay, sidecar],
-        _others: vec![front],
+        processes: vec![device, hub.relay, sidecar],
+        _others: vec![hub.front],
     })
 }
 
@@ -204,9 +251,9 @@ fn haproxy_config(hop: Hop, next: Hop, bind: &str, server: &str) -> String {
     text
 }
 
-/// Tells sidecar, device and front what the operator and the authority would.
-fn tell(authority: &TestAuthority, relay: SocketAddr, apps: &Apps) -> Result<()> {
-    let relays: Vec<HostPort> = vec![relay.to_string().parse()?];
+/// Tells sidecar and device what the operator and the authority would.
+fn tell(hub: &Hub, apps: &Apps) -> Result<()> {
+    let authority = &hub.authority;
     let (namespace, collector) = (Label::new("bench")?, Label::new("collector")?);
     let doors = [apps.sink, apps.source, apps.echo].map(|app| Door {
         service: collector.clone(),
@@ -224,20 +271,11 @@ fn tell(authority: &TestAuthority, relay: SocketAddr, apps: &Apps) -> Result<()>
             policies: allow_devices()?,
             doors: doors.to_vec(),
             ready: true,
-            relays: relays.clone(),
+            relays: hub.relays()?,
             names: vec![Address::Service {
                 namespace: namespace.clone(),
                 service: collector,
             }],
-            ..State::default()
-        },
-    );
-    authority.tell(
-        &workload(SYSTEM_NAMESPACE, "fairway-authority"),
-        State {
-            ready: true,
-            relays,
-            names: vec![Address::Authority],
             ..State::default()
         },
     );

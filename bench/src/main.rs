@@ -9,6 +9,7 @@ use clap::Parser;
 use fairway_bench::apps::Apps;
 use fairway_bench::chain::{self, Chain};
 use fairway_bench::measure::{self, Scale};
+use fairway_bench::{handshakes, links};
 
 #[derive(Debug, Parser)]
 struct Args {
@@ -27,7 +28,16 @@ struct Args {
     /// Idle streams.
     #[arg(long, default_value_t = 1_000)]
     idle: usize,
-    /// Measure this chain only: fairway, haproxy-plain or haproxy-tls.
+    /// Streams that come and go before all is measured once more; 0 to leave it out.
+    #[arg(long, default_value_t = 15_000)]
+    ageing: usize,
+    /// Idle links of devices to one relay, after the chains; 0 to leave it out.
+    #[arg(long, default_value_t = 10_000)]
+    links: usize,
+    /// Handshakes of the channel without I/O; 0 to leave them out.
+    #[arg(long, default_value_t = 3_000)]
+    handshakes: usize,
+    /// Measure this only: fairway, haproxy-plain, haproxy-tls, handshakes or links.
     #[arg(long)]
     only: Option<String>,
 }
@@ -41,8 +51,10 @@ async fn main() -> Result<()> {
         pings: args.pings,
         opens: args.opens,
         idle: args.idle,
+        ageing: args.ageing,
     };
-    fairway_bench::raise_nofile()?;
+    // Also for the processes that are started here.
+    fairway_daemon::raise_open_files_limit();
     let apps = Apps::start().await?;
     let dir = tempfile::tempdir()?;
     let wanted = |name: &str| args.only.as_deref().is_none_or(|only| only == name);
@@ -74,6 +86,24 @@ async fn main() -> Result<()> {
             println!("bench ratio/{name}/{peer} {:.3} x", ours / theirs);
         }
     }
-    ensure!(!table.is_empty(), "no chain is called {:?}", args.only);
+    let mut more = Vec::new();
+    if args.handshakes > 0 && wanted("handshakes") {
+        more.push(handshakes::rate(args.handshakes)?);
+    }
+    if args.links > 0 && wanted("links") {
+        let dir = tempfile::tempdir()?;
+        more.extend(links::idle(&args.bin, dir.path(), args.links).await?);
+    }
+    for figure in &more {
+        println!(
+            "bench fairway/{} {:.3} {}",
+            figure.name, figure.value, figure.unit
+        );
+    }
+    ensure!(
+        !table.is_empty() || !more.is_empty(),
+        "nothing is called {:?}",
+        args.only
+    );
     Ok(())
 }

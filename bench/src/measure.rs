@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use crate::apps::CHUNK;
 use crate::chain::Chain;
 
-/// How much of everything.
+/// How much of everything; 0 to leave it out.
 #[derive(Clone, Copy, Debug)]
 pub struct Scale {
     /// Bytes of a bulk transfer, over all streams.
@@ -21,9 +21,15 @@ pub struct Scale {
     pub opens: usize,
     /// Idle streams.
     pub idle: usize,
+    /// Streams that come and go before everything is measured again.
+    pub ageing: usize,
 }
 
+/// After this time without traffic a process is idle again.
+const QUIET: Duration = Duration::from_secs(4);
+
 /// One figure: a name, its value and its unit. Higher or lower is better by its nature.
+#[derive(Clone)]
 pub struct Figure {
     /// Kebab-case.
     pub name: String,
@@ -40,21 +46,49 @@ pub struct Figure {
 pub async fn chain(chain: &Chain, scale: Scale) -> Result<Vec<Figure>> {
     wait_until_up(chain).await?;
     let mut figures = Vec::new();
-    for process in &chain.processes {
-        figures.push(figure(
-            format!("rss-idle-{}", process.name()),
-            process.rss_kib()? as f64 / 1024.0,
-            "MiB",
-        ));
-    }
-    bulk(chain, scale, &mut figures).await?;
-    ping_pong(chain, scale, &mut figures).await?;
-    opens(chain, scale, &mut figures).await?;
+    rss(chain, "rss-idle", &mut figures)?;
     idle(chain, scale, &mut figures).await?;
+    load(chain, scale, &mut figures).await?;
+    if scale.ageing > 0 {
+        let mut aged = Vec::new();
+        open_in_turn(chain, 32, scale.ageing).await?;
+        load(chain, scale, &mut aged).await?;
+        // Long enough for buffers to be given back.
+        tokio::time::sleep(QUIET).await;
+        rss(chain, "rss-idle", &mut aged)?;
+        let before = figures.clone();
+        for now in aged {
+            let fresh = before.iter().find(|figure| figure.name == now.name);
+            let ratio = fresh.map(|fresh| now.value / fresh.value);
+            let name = format!("aged-{}", now.name);
+            figures.extend(ratio.map(|ratio| figure(format!("ageing/{}", now.name), ratio, "x")));
+            figures.push(Figure { name, ..now });
+        }
+    }
     Ok(figures)
 }
 
+/// What costs time: small messages, new streams, bulk, and small messages
+/// again right after it.
+async fn load(chain: &Chain, scale: Scale, figures: &mut Vec<Figure>) -> Result<()> {
+    ping_pong(chain, scale, "ping", figures).await?;
+    opens(chain, scale, figures).await?;
+    bulk(chain, scale, figures).await?;
+    ping_pong(chain, scale, "ping-after-bulk", figures).await
+}
+
+fn rss(chain: &Chain, name: &str, figures: &mut Vec<Figure>) -> Result<()> {
+    for process in &chain.processes {
+        let mib = process.rss_kib()? as f64 / 1024.0;
+        figures.push(figure(format!("{name}-{}", process.name()), mib, "MiB"));
+    }
+    Ok(())
+}
+
 async fn bulk(chain: &Chain, scale: Scale, figures: &mut Vec<Figure>) -> Result<()> {
+    if scale.bulk_bytes == 0 {
+        return Ok(());
+    }
     for (direction, streams) in [("up", 1), ("down", 1), ("up", 8), ("down", 8)] {
         let (cpu, started) = (cpu(chain)?, Instant::now());
         let each = scale.bulk_bytes / streams;
@@ -112,7 +146,15 @@ fn transfer(
     }
 }
 
-async fn ping_pong(chain: &Chain, scale: Scale, figures: &mut Vec<Figure>) -> Result<()> {
+async fn ping_pong(
+    chain: &Chain,
+    scale: Scale,
+    name: &str,
+    figures: &mut Vec<Figure>,
+) -> Result<()> {
+    if scale.pings == 0 {
+        return Ok(());
+    }
     let mut socket = connect(chain.echo).await?;
     let cpu = cpu(chain)?;
     let mut times = Vec::with_capacity(scale.pings);
@@ -123,34 +165,49 @@ async fn ping_pong(chain: &Chain, scale: Scale, figures: &mut Vec<Figure>) -> Re
     }
     times.sort_by(f64::total_cmp);
     let spent = (self::cpu(chain)? - cpu).as_secs_f64() * 1e6 / scale.pings as f64;
-    figures.push(figure("ping-p50", times[times.len() / 2], "us"));
-    figures.push(figure("ping-p99", times[times.len() * 99 / 100], "us"));
-    figures.push(figure("ping-cpu", spent, "us"));
+    let percentile = |n: usize| times[(times.len() * n / 100).min(times.len() - 1)];
+    figures.push(figure(format!("{name}-p50"), percentile(50), "us"));
+    figures.push(figure(format!("{name}-p99"), percentile(99), "us"));
+    figures.push(figure(format!("{name}-cpu"), spent, "us"));
     Ok(())
 }
 
 async fn opens(chain: &Chain, scale: Scale, figures: &mut Vec<Figure>) -> Result<()> {
+    if scale.opens == 0 {
+        return Ok(());
+    }
     for tasks in [1, 32] {
-        let started = Instant::now();
-        let echo = chain.echo;
-        let each = scale.opens / tasks;
-        let work = (0..tasks).map(|_| async move {
-            for _ in 0..each {
-                let mut socket = connect(echo).await?;
-                round_trip(&mut socket).await?;
-            }
-            Ok(())
-        });
-        for result in join_all(work).await {
-            result.context("new streams")?;
-        }
-        let rate = (each * tasks) as f64 / started.elapsed().as_secs_f64();
+        let (cpu, started) = (cpu(chain)?, Instant::now());
+        let n_opened = open_in_turn(chain, tasks, scale.opens).await? as f64;
+        let rate = n_opened / started.elapsed().as_secs_f64();
+        let spent = (self::cpu(chain)? - cpu).as_secs_f64() * 1e6 / n_opened;
         figures.push(figure(format!("new-streams-{tasks}"), rate, "1/s"));
+        figures.push(figure(format!("new-streams-{tasks}-cpu"), spent, "us"));
     }
     Ok(())
 }
 
+/// Streams that come and go, `tasks` of them at once, about `n` in all. How
+/// many there were.
+async fn open_in_turn(chain: &Chain, tasks: usize, n: usize) -> Result<usize> {
+    let (echo, each) = (chain.echo, n / tasks);
+    let work = (0..tasks).map(|_| async move {
+        for _ in 0..each {
+            let mut socket = connect(echo).await?;
+            round_trip(&mut socket).await?;
+        }
+        Ok(())
+    });
+    for result in join_all(work).await {
+        result.context("new streams")?;
+    }
+    Ok(each * tasks)
+}
+
 async fn idle(chain: &Chain, scale: Scale, figures: &mut Vec<Figure>) -> Result<()> {
+    if scale.idle == 0 {
+        return Ok(());
+    }
     let before = rss_kib(chain)?;
     let mut sockets = Vec::with_capacity(scale.idle);
     for _ in 0..scale.idle {
@@ -161,11 +218,7 @@ async fn idle(chain: &Chain, scale: Scale, figures: &mut Vec<Figure>) -> Result<
     let after = rss_kib(chain)?;
     let each = after.saturating_sub(before) as f64 / scale.idle as f64;
     figures.push(figure("idle-stream", each, "KiB"));
-    for process in &chain.processes {
-        let name = format!("rss-{}-idle-streams-{}", scale.idle, process.name());
-        figures.push(figure(name, process.rss_kib()? as f64 / 1024.0, "MiB"));
-    }
-    Ok(())
+    rss(chain, &format!("rss-{}-idle-streams", scale.idle), figures)
 }
 
 /// Until a byte goes round the whole chain; then credentials, links and routes are there.

@@ -9,7 +9,8 @@
 
 use bytes::{Bytes, BytesMut};
 use fairway_channel::{
-    Batch, Channel, Config, Event, Output, ReadOutcome, StaticSecret, StreamId, Time, limits,
+    Batch, Channel, Config, Event, Output, PathId, ReadOutcome, StaticSecret, StreamId, Time,
+    limits,
 };
 
 /// Full packets in one read buffer, and how many of those are used in turn. A
@@ -88,18 +89,35 @@ fn main() {
     let rate = f64::from(rounds) / start.seconds();
     println!("bench channel_streams {rate:.0} 1/s");
 
-    let rounds = 2_000;
+    let rounds = 2_000_u64;
     let start = Cpu::now();
     for _ in 0..rounds {
         connected();
     }
-    let rate = f64::from(rounds) / start.seconds();
+    let rate = rounds as f64 / start.seconds();
     println!("bench channel_handshakes_both_ends {rate:.0} 1/s");
+
+    let (mut a, mut b) = connected();
+    let (mut now, start) = (NOW, Cpu::now());
+    for _ in 0..rounds {
+        // Renewals have a least distance, which is not what is measured.
+        now += Time::from_secs(2);
+        a.channel.renew(now, &secret(1)).expect("ready");
+        pump_at(now, &mut a, &mut b);
+        pump_at(now, &mut b, &mut a);
+        pump_at(now, &mut a, &mut b);
+        pump_at(now, &mut b, &mut a);
+    }
+    assert_eq!(a.channel.epoch(), Some(rounds));
+    let rate = rounds as f64 / start.seconds();
+    println!("bench channel_renewals_both_ends {rate:.0} 1/s");
 
     let rounds = 4_000;
     let before = resident();
     let mut pairs: Vec<(End, End)> = (0..rounds).map(|_| connected()).collect();
     for (a, b) in &mut pairs {
+        a.channel.release_memory();
+        b.channel.release_memory();
         (a.reads, b.reads) = (Vec::new(), Vec::new());
         (a.batch, b.batch) = (Batch::new(HEADROOM), Batch::new(HEADROOM));
     }
@@ -151,9 +169,12 @@ struct End {
     packets: u64,
 }
 
+fn secret(byte: u8) -> StaticSecret {
+    StaticSecret::from_bytes([byte; 32])
+}
+
 fn connected() -> (End, End) {
     let config = Config::new();
-    let secret = |byte| StaticSecret::from_bytes([byte; 32]);
     let a = Channel::initiator(config.clone(), &secret(1), [3; 32], 0, "b", NOW).expect("valid");
     let b = Channel::responder(config, &secret(2), [4; 32], vec![0; 400], NOW);
     let (mut a, mut b) = (End::new(a), End::new(b));
@@ -189,16 +210,26 @@ impl End {
 /// Drains `from` into `to`, as a link would: whole batches, received into read
 /// buffers and cut into packets.
 fn pump(from: &mut End, to: &mut End) {
+    pump_at(NOW, from, to);
+}
+
+fn pump_at(now: Time, from: &mut End, to: &mut End) {
     loop {
-        match from.channel.poll_output(NOW, &mut from.batch) {
+        match from.channel.poll_output(now, &mut from.batch) {
             Output::Timeout(_) => return,
-            Output::Event(Event::PeerHello { .. }) => from.channel.proceed(NOW, vec![0; 900]),
+            Output::Event(Event::PeerHello { .. } | Event::RenewalHello { .. }) => {
+                from.channel.proceed(now, vec![0; 900]);
+            }
+            Output::Event(Event::RenewalAsked) => from
+                .channel
+                .answer_renewal(now, &secret(2), &[0; 900])
+                .expect("asked"),
             Output::Event(Event::Opened { stream, .. }) => {
                 from.channel.accept(NOW, stream).expect("just opened");
             }
             Output::Event(Event::Closed { reason, .. }) => panic!("{reason}"),
             Output::Event(_) => {}
-            Output::Transmit => {
+            Output::Transmit { .. } => {
                 let mut lengths = from
                     .batch
                     .packets_mut()
@@ -218,7 +249,7 @@ fn pump(from: &mut End, to: &mut End) {
                         .map(|length| received.split_to(length).split_off(HEADROOM))
                         .collect();
                     for packet in packets {
-                        to.channel.handle_input(NOW, packet);
+                        to.channel.handle_input(now, PathId::FIRST, packet);
                         from.packets += 1;
                     }
                 }

@@ -5,9 +5,9 @@ use crate::{Time, frame, limits, ranges::RangeSet};
 /// An acknowledgement goes out at the latest after this (SPEC.md section 7).
 pub(crate) const MAX_ACK_DELAY: Time = Time::from_millis(25);
 
-/// ... or when this many bytes are waiting for one: often enough to keep a
-/// sender with a small buffer going, seldom enough to cost nothing.
-const ACK_EVERY: usize = 64 * 1024;
+/// ... or when this many bytes are waiting for one, which is a whole batch: each
+/// ACK by itself wakes every process on the way back.
+const ACK_EVERY: u32 = (limits::MAX_BATCH * limits::MAX_STREAM_DATA) as u32;
 
 /// The packet numbers received, and the acknowledgement that is owed.
 #[derive(Debug, Default)]
@@ -16,17 +16,24 @@ pub(crate) struct Acks {
     /// When the highest number came in, for the delay field.
     largest_at: Time,
     /// Bytes received that want an acknowledgement.
-    owed: usize,
+    owed: u32,
     /// When it must be sent; `Some` exactly while one is owed.
     deadline: Option<Time>,
     /// It must be sent now.
     urgent: bool,
+    /// How many went out with nothing else since anything else did.
+    pub(crate) n_alone: u8,
 }
 
 impl Acks {
     /// A new packet came in; `eliciting` if it wants an acknowledgement.
     pub(crate) fn on_received(&mut self, number: u64, eliciting: bool, bytes: usize, now: Time) {
         let next = self.received.last().map_or(0, |range| range.end);
+        if !eliciting && number > next {
+            // A datagram may overtake what is not lost: nothing to be told, and
+            // what comes in its order later is not late.
+            return;
+        }
         if number >= next {
             self.largest_at = now;
         }
@@ -35,10 +42,24 @@ impl Acks {
             self.received.drop_first();
         }
         if eliciting {
-            self.owed += bytes;
+            self.owed = self.owed.saturating_add(bytes as u32);
             // A gap, or a number out of order: the sender should know early.
             self.urgent |= number != next || self.owed >= ACK_EVERY;
             self.deadline.get_or_insert(now + MAX_ACK_DELAY);
+        }
+    }
+
+    /// Gives back what nothing is in.
+    pub(crate) fn release_memory(&mut self) {
+        self.received.shrink_to_fit();
+    }
+
+    /// Says what has been received once more: the path has changed, and what
+    /// was said on the old one may be lost.
+    pub(crate) fn urge(&mut self, now: Time) {
+        if self.received.last().is_some() {
+            self.deadline.get_or_insert(now);
+            self.urgent = true;
         }
     }
 
@@ -91,7 +112,7 @@ mod tests {
         let mut acks = Acks::default();
         acks.on_received(0, true, 1000, at(0));
         assert!(!acks.is_due(at(24)) && acks.is_due(at(25)));
-        acks.on_received(1, true, ACK_EVERY, at(1));
+        acks.on_received(1, true, ACK_EVERY as usize, at(1));
         assert!(acks.is_due(at(1)));
         assert_eq!(acks.put(&mut Vec::new(), at(1)), Some(1));
         assert!(!acks.is_owed() && acks.deadline().is_none());
@@ -104,6 +125,17 @@ mod tests {
         assert!(!acks.is_owed());
         acks.on_received(3, true, 50, at(0));
         assert!(acks.is_due(at(0)));
+    }
+
+    #[test]
+    fn what_a_datagram_overtakes_is_not_late() {
+        let mut acks = Acks::default();
+        acks.on_received(0, true, 50, at(0));
+        acks.on_received(4, false, 50, at(0));
+        for number in 1..4 {
+            acks.on_received(number, true, 50, at(1));
+        }
+        assert!(!acks.is_due(at(1)));
     }
 
     #[test]

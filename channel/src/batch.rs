@@ -1,6 +1,6 @@
 //! The buffer that packets go out in.
 
-use crate::limits;
+use crate::{PathId, limits};
 
 /// Packets on their way out, one behind the other, each with `headroom` bytes
 /// before it that the caller fills in (a link's frame header). One large write
@@ -8,11 +8,19 @@ use crate::limits;
 /// it keeps its memory.
 #[derive(Debug)]
 pub struct Batch {
+    /// All of it is initialised, so that nothing is cleared twice; what counts
+    /// are the first `length` bytes.
     buffer: Vec<u8>,
+    length: usize,
     /// Where each packet (with its headroom) ends.
     ends: Vec<usize>,
+    /// Which packets hold nothing but datagrams: bit `n` for packet `n`.
+    datagrams: u64,
+    /// The frames of the record that is being made.
+    frames: Vec<u8>,
     headroom: usize,
     room: usize,
+    only: Option<PathId>,
 }
 
 impl Batch {
@@ -20,9 +28,13 @@ impl Batch {
     pub fn new(headroom: usize) -> Self {
         Self {
             buffer: Vec::new(),
+            length: 0,
             ends: Vec::new(),
+            datagrams: 0,
+            frames: Vec::new(),
             headroom,
             room: usize::MAX,
+            only: None,
         }
     }
 
@@ -35,10 +47,26 @@ impl Batch {
         self.room = bytes;
     }
 
-    /// Forgets the packets, keeps the memory; the room is unlimited again.
+    /// Takes only packets for this path from now on, until [`Batch::clear`]:
+    /// for an owner whose paths are served by different tasks. Packets for the
+    /// others wait, and
+    /// [`Channel::pending_path`](crate::Channel::pending_path) says for which.
+    pub fn set_path(&mut self, path: PathId) {
+        self.only = Some(path);
+    }
+
+    /// Whether packets of this path may be put in.
+    pub(crate) fn takes(&self, path: PathId) -> bool {
+        self.only.is_none_or(|only| only == path)
+    }
+
+    /// Forgets the packets, keeps the memory; the room is unlimited again, and
+    /// every path is taken.
     pub fn clear(&mut self) {
-        self.buffer.clear();
+        self.only = None;
+        self.length = 0;
         self.ends.clear();
+        self.datagrams = 0;
         self.room = usize::MAX;
     }
 
@@ -54,7 +82,7 @@ impl Batch {
 
     /// Each packet together with the headroom before it.
     pub fn packets_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        let mut rest = self.buffer.as_mut_slice();
+        let mut rest = &mut self.buffer[..self.length];
         let mut start = 0;
         self.ends.iter().map(move |&end| {
             let (packet, tail) = core::mem::take(&mut rest).split_at_mut(end - start);
@@ -63,36 +91,62 @@ impl Batch {
         })
     }
 
+    /// The same, and whether the packet holds nothing but datagrams: it is never
+    /// sent again, so a link may lose it, and may have it overtake others.
+    pub fn marked_packets_mut(&mut self) -> impl Iterator<Item = (bool, &mut [u8])> {
+        let datagrams = self.datagrams;
+        let packets = self.packets_mut().enumerate();
+        packets.map(move |(n, packet)| (datagrams & 1 << n != 0, packet))
+    }
+
     /// Whether another packet of any size may be put in.
     pub(crate) fn has_room(&self) -> bool {
         self.ends.len() < limits::MAX_BATCH && self.room >= limits::MAX_PACKET
     }
 
-    /// Starts a packet; what is appended to [`Batch::buffer`] from the offset
-    /// that this gives is the packet.
-    pub(crate) fn begin(&mut self) -> usize {
-        self.buffer.resize(self.buffer.len() + self.headroom, 0);
-        self.buffer.len()
+    /// Adds a packet of `length` bytes, all of which the caller writes.
+    pub(crate) fn add(&mut self, length: usize) -> &mut [u8] {
+        let start = self.length + self.headroom;
+        let end = start + length;
+        if self.buffer.len() < end {
+            self.buffer.resize(end, 0);
+        }
+        self.buffer[self.length..start].fill(0);
+        self.length = end;
+        self.ends.push(end);
+        self.room = self.room.saturating_sub(length);
+        &mut self.buffer[start..end]
     }
 
-    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
-        &mut self.buffer
+    /// The packet that was added last holds nothing but datagrams.
+    pub(crate) fn mark_datagram(&mut self) {
+        const { assert!(limits::MAX_BATCH <= u64::BITS as usize) };
+        if let Some(last) = self.ends.len().checked_sub(1) {
+            self.datagrams |= 1 << last;
+        }
     }
 
-    /// The packet that began at `start` is complete.
-    pub(crate) fn end(&mut self, start: usize) {
-        self.room = self.room.saturating_sub(self.buffer.len() - start);
-        self.ends.push(self.buffer.len());
+    /// Takes back the packet that was added last.
+    pub(crate) fn remove_last(&mut self) {
+        self.ends.pop();
+        self.length = self.ends.last().copied().unwrap_or(0);
     }
 
-    /// There is no packet after all.
-    pub(crate) fn abort(&mut self, start: usize) {
-        self.buffer.truncate(start - self.headroom);
+    /// Lends an empty buffer for the frames of a record.
+    pub(crate) fn lend_frames(&mut self) -> Vec<u8> {
+        let mut frames = core::mem::take(&mut self.frames);
+        frames.clear();
+        frames
+    }
+
+    /// Takes the buffer back, for its memory.
+    pub(crate) fn return_frames(&mut self, frames: Vec<u8>) {
+        self.frames = frames;
     }
 
     /// Everything, contiguous: headroom, packet, headroom, packet, ...
     pub fn as_slice(&self) -> &[u8] {
-        &self.buffer
+        &self.buffer[..self.length]
     }
 }
 
@@ -104,12 +158,10 @@ mod tests {
     fn packets_lie_one_behind_the_other_with_their_headroom() {
         let mut batch = Batch::new(2);
         for text in [&b"first"[..], b"second"] {
-            let start = batch.begin();
-            batch.buffer().extend_from_slice(text);
-            batch.end(start);
+            batch.add(text.len()).copy_from_slice(text);
         }
-        let start = batch.begin();
-        batch.abort(start);
+        batch.add(7);
+        batch.remove_last();
         for packet in batch.packets_mut() {
             packet[..2].copy_from_slice(b"##");
         }
@@ -120,14 +172,30 @@ mod tests {
     }
 
     #[test]
+    fn which_packets_are_datagrams_is_known_until_they_are_forgotten() {
+        let mut batch = Batch::new(0);
+        for n in 0..limits::MAX_BATCH {
+            batch.add(1);
+            if n % 3 == 0 {
+                batch.mark_datagram();
+            }
+        }
+        for (n, (is_datagram, _)) in batch.marked_packets_mut().enumerate() {
+            assert_eq!(is_datagram, n % 3 == 0);
+        }
+        batch.clear();
+        batch.add(1);
+        let marked: Vec<_> = batch.marked_packets_mut().map(|(is, _)| is).collect();
+        assert_eq!(marked, [false]);
+    }
+
+    #[test]
     fn room_is_counted_down() {
         let mut batch = Batch::new(8);
         assert!(batch.has_room());
         batch.set_room(limits::MAX_PACKET + 3);
         assert!(batch.has_room());
-        let start = batch.begin();
-        batch.buffer().extend_from_slice(&[0; 4]);
-        batch.end(start);
+        batch.add(4);
         assert!(!batch.has_room());
     }
 }

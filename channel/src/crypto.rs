@@ -1,20 +1,26 @@
 //! The primitives: snow's resolver over aws-lc-rs, and key derivation.
 //!
+//! AES-GCM alone is ring's: on processors that have VAES and no AVX-512, which
+//! most of today's servers and devices are, it takes half the time of
+//! aws-lc-rs 1.19, and it is most of what a record costs (docs/benchmarks.md).
+//!
 //! # Randomness
 //!
 //! All randomness of a handshake comes from the seed given at construction,
-//! with one exception: aws-lc-rs neither generates ML-KEM keys nor
-//! encapsulates from a caller's seed, so those two calls draw from the
-//! library's own DRBG. The bytes on the wire therefore differ between two runs
-//! with one seed, while their lengths, and with them everything that a
-//! simulation can observe, are the same.
+//! with two exceptions that draw from the library's own DRBG: aws-lc-rs neither
+//! generates ML-KEM keys nor encapsulates from a caller's seed; and what is
+//! made later (the ephemeral keys of a renewal, the challenge of a new path)
+//! must not depend on anything that an attacker may have learned since. The
+//! bytes on the wire therefore differ between two runs with one seed, while
+//! their lengths, and with them everything that a simulation can observe, are
+//! the same.
 
 use aws_lc_rs::{
-    aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
     agreement::{PrivateKey, UnparsedPublicKey, X25519, agree},
     digest, hkdf, hmac,
     kem::{Ciphertext, DecapsulationKey, EncapsulationKey, ML_KEM_768},
 };
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use snow::{
     Error as SnowError,
     params::{CipherChoice, DHChoice, HashChoice},
@@ -27,6 +33,8 @@ use zeroize::Zeroizing;
 pub(crate) const EK_LEN: usize = 1184;
 /// Bytes of an ML-KEM-768 ciphertext (FIPS 203 table 3).
 pub(crate) const CT_LEN: usize = 1088;
+/// Bytes of an AES-GCM nonce.
+pub(crate) const NONCE_LEN: usize = 12;
 /// Bytes of an AES-GCM tag.
 pub(crate) const TAG_LEN: usize = 16;
 
@@ -101,6 +109,13 @@ pub(crate) fn encapsulate(public: &[u8]) -> Result<Encapsulated, CryptoError> {
         ciphertext: ciphertext.as_ref().to_vec(),
         shared: Zeroizing::new(shared.as_ref().to_vec()),
     })
+}
+
+/// Random bytes of the library (see the module docs).
+pub(crate) fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, CryptoError> {
+    let mut out = Zeroizing::new([0; N]);
+    aws_lc_rs::rand::fill(&mut *out).map_err(|_| CryptoError)?;
+    Ok(out)
 }
 
 /// SHA-256 over the parts, one behind the other.
@@ -316,14 +331,14 @@ impl Hash for Sha256 {
 }
 
 /// AES-256-GCM for the handshake messages. Records do not pass through here.
-struct AesGcm(Option<LessSafeKey>);
+struct AesGcm(Option<Aes256Gcm>);
 
 impl AesGcm {
     /// Noise section 12.4: 32 zero bits, then the counter, big-endian.
-    fn nonce(counter: u64) -> Nonce {
-        let mut nonce = [0; 12];
+    fn nonce(counter: u64) -> [u8; NONCE_LEN] {
+        let mut nonce = [0; NONCE_LEN];
         nonce[4..].copy_from_slice(&counter.to_be_bytes());
-        Nonce::assume_unique_for_key(nonce)
+        nonce
     }
 }
 
@@ -333,18 +348,14 @@ impl Cipher for AesGcm {
     }
 
     fn set(&mut self, key: &[u8; 32]) {
-        self.0 = Some(aes_256_gcm(key));
+        self.0 = Some(Aes256Gcm::new(key));
     }
 
     fn encrypt(&self, nonce: u64, ad: &[u8], plaintext: &[u8], out: &mut [u8]) -> usize {
         let key = self.0.as_ref().expect("snow sets the key first");
-        let (text, rest) = out.split_at_mut(plaintext.len());
-        text.copy_from_slice(plaintext);
-        let tag = key
-            .seal_in_place_separate_tag(Self::nonce(nonce), Aad::from(ad), text)
-            .expect("a handshake message is far shorter than AES-GCM allows");
-        rest[..TAG_LEN].copy_from_slice(tag.as_ref());
-        plaintext.len() + TAG_LEN
+        let sealed = plaintext.len() + TAG_LEN;
+        key.seal(Self::nonce(nonce), ad, [plaintext, &[]], &mut out[..sealed]);
+        sealed
     }
 
     fn decrypt(
@@ -355,21 +366,70 @@ impl Cipher for AesGcm {
         out: &mut [u8],
     ) -> Result<usize, SnowError> {
         let key = self.0.as_ref().ok_or(SnowError::Decrypt)?;
-        let (text, tag) = ciphertext
-            .split_last_chunk::<TAG_LEN>()
-            .ok_or(SnowError::Decrypt)?;
+        let mut sealed = ciphertext.to_vec();
+        let text = key
+            .open(Self::nonce(nonce), ad, &mut sealed)
+            .map_err(|CryptoError| SnowError::Decrypt)?;
         let out = out.get_mut(..text.len()).ok_or(SnowError::Decrypt)?;
-        key.open_separate_gather(Self::nonce(nonce), Aad::from(ad), text, tag, out)
-            .map_err(|_| SnowError::Decrypt)?;
+        out.copy_from_slice(text);
         Ok(text.len())
     }
 }
 
 /// A key for records or handshake messages.
-pub(crate) fn aes_256_gcm(key: &[u8; 32]) -> LessSafeKey {
-    LessSafeKey::new(
-        UnboundKey::new(&AES_256_GCM, key).expect("32 bytes are the length of an AES-256 key"),
-    )
+pub(crate) struct Aes256Gcm(LessSafeKey);
+
+impl Aes256Gcm {
+    pub(crate) fn new(key: &[u8; 32]) -> Self {
+        Self(LessSafeKey::new(
+            UnboundKey::new(&AES_256_GCM, key).expect("32 bytes are the length of an AES-256 key"),
+        ))
+    }
+
+    /// Seals the two parts of a plaintext, one behind the other, into `out`,
+    /// which has room for them and the tag.
+    pub(crate) fn seal(
+        &self,
+        nonce: [u8; NONCE_LEN],
+        aad: &[u8],
+        text: [&[u8]; 2],
+        out: &mut [u8],
+    ) {
+        let (sealed, tag) = out.split_at_mut(out.len() - TAG_LEN);
+        let (first, second) = sealed.split_at_mut(text[0].len());
+        first.copy_from_slice(text[0]);
+        second.copy_from_slice(text[1]);
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let made = self
+            .0
+            .seal_in_place_separate_tag(nonce, Aad::from(aad), sealed)
+            .expect("a record or a message is far shorter than AES-GCM allows");
+        tag.copy_from_slice(made.as_ref());
+    }
+
+    /// Opens in place what ends with a tag; the plaintext.
+    pub(crate) fn open<'a>(
+        &self,
+        nonce: [u8; NONCE_LEN],
+        aad: &[u8],
+        sealed: &'a mut [u8],
+    ) -> Result<&'a mut [u8], CryptoError> {
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        self.0
+            .open_in_place(nonce, Aad::from(aad), sealed)
+            .map_err(|_| CryptoError)
+    }
+}
+
+/// ring does not wipe its keys: another one takes the place of this.
+impl Drop for Aes256Gcm {
+    fn drop(&mut self) {
+        if let Ok(key) = UnboundKey::new(&AES_256_GCM, &[0; 32]) {
+            self.0 = LessSafeKey::new(key);
+        }
+        // Else the compiler may see that nobody looks at it again.
+        core::hint::black_box(&mut self.0);
+    }
 }
 
 #[cfg(test)]

@@ -41,6 +41,41 @@ pub enum PacketError {
     Dialled,
 }
 
+/// A channel could not be attached to another path.
+#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
+pub enum AttachError {
+    /// Only the initiator moves a channel: wait for its ATTACH.
+    #[error("only the side that dialled attaches a channel to another path")]
+    WrongSide,
+    /// Before [`Event::Ready`](crate::Event::Ready).
+    #[error("the channel is not ready yet: a handshake cannot change its path")]
+    NotReady,
+    /// The channel is over.
+    #[error("the channel is closed")]
+    Closed,
+    /// The channel uses this path already.
+    #[error("the channel uses this path already; every path has a number of its own")]
+    InUse,
+}
+
+/// Keys could not be renewed.
+#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
+pub enum RenewError {
+    /// Only the initiator begins; the responder asks it with
+    /// [`Channel::request_renewal`](crate::Channel::request_renewal).
+    #[error("only the side that dialled begins a renewal; ask it to")]
+    WrongSide,
+    /// Before [`Event::Ready`](crate::Event::Ready), or after the end.
+    #[error("the channel is not ready, or closed")]
+    NotReady,
+    /// The responder was not asked ([`Event::RenewalAsked`](crate::Event::RenewalAsked)).
+    #[error("the peer has not begun a renewal")]
+    NotAsked,
+    /// The crypto library could not make a key (it could not get randomness).
+    #[error("the crypto library could not make a key; is the system out of randomness?")]
+    Crypto,
+}
+
 /// A stream could not be opened.
 #[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
 pub enum OpenError {

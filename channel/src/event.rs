@@ -4,13 +4,16 @@ use core::fmt;
 
 use bytes::Bytes;
 
-use crate::{StreamId, Time, limits};
+use crate::{PathId, StreamId, Time, limits};
 
 /// The answer of [`Channel::poll_output`](crate::Channel::poll_output).
 #[derive(Debug)]
 pub enum Output {
     /// Packets were put into the batch: send them, clear the batch, poll again.
-    Transmit,
+    Transmit {
+        /// The path that they must go out on: all that were added by this call.
+        path: PathId,
+    },
     /// Something happened. Poll again.
     Event(Event),
     /// All is drained. Call [`Channel::handle_timeout`](crate::Channel::handle_timeout)
@@ -79,6 +82,56 @@ pub enum Event {
     Datagram(Bytes),
     /// The peer answered a [`Channel::ping`](crate::Channel::ping).
     Alive,
+    /// Traffic of this side goes over this path from now on: the peer has
+    /// answered on it. The path before may be closed, at best a round trip
+    /// later, since the peer may still be sending there. Comes at both ends.
+    PathActive {
+        /// The new path.
+        path: PathId,
+    },
+    /// A path that was being tried is given up: the peer did not answer on it
+    /// in time, or another one is tried instead. Close it. Nothing else has
+    /// changed.
+    PathFailed {
+        /// The path.
+        path: PathId,
+    },
+    /// The peer acknowledges nothing, for some round trips at least, and at most for
+    /// [`Config::path_silence`](crate::Config::path_silence): the path may be
+    /// dead without saying so, perhaps in one direction only. The
+    /// initiator should [`attach`](crate::Channel::attach) the channel to
+    /// another. Comes once, until something is acknowledged again.
+    PathSilent {
+        /// The path.
+        path: PathId,
+    },
+    /// The peer acknowledges again what is sent on the path that was silent.
+    PathRecovered {
+        /// The path.
+        path: PathId,
+    },
+    /// New keys are wanted (bytes, records, time, or the peer asks): call
+    /// [`Channel::renew`](crate::Channel::renew). Initiator only.
+    RenewalDue,
+    /// The initiator has begun to renew the keys: call
+    /// [`Channel::answer_renewal`](crate::Channel::answer_renewal), or
+    /// [`Channel::close`](crate::Channel::close). Responder only.
+    RenewalAsked,
+    /// The peer showed in a renewal who it is now. Check it and answer with
+    /// [`Channel::proceed`](crate::Channel::proceed), or refuse it with
+    /// [`Channel::close`](crate::Channel::close). Each end gets one a renewal.
+    RenewalHello {
+        /// The X25519 key that the renewal proved the peer to have; may be
+        /// another than before.
+        static_key: [u8; 32],
+        /// The opaque bytes that it sent, at most [`limits::MAX_HELLO`].
+        hello: Vec<u8>,
+    },
+    /// What this side sends is sealed with new keys from now on.
+    Renewed {
+        /// The number of the new epoch; the first handshake made epoch 0.
+        epoch: u64,
+    },
     /// The channel is over, and this is its last event. All streams are gone.
     Closed {
         /// Who ended it.
@@ -156,6 +209,8 @@ impl Code {
     pub const IDLE_TIMEOUT: Self = Self(0x05);
     /// The channel's key has sealed as many records as it may.
     pub const KEY_EXHAUSTED: Self = Self(0x06);
+    /// No path to the peer for too long, or none while the handshake was under way.
+    pub const PATH_LOST: Self = Self(0x07);
     /// The first code that the layers above may give a meaning to.
     pub const FIRST_FREE: Self = Self(0x100);
 
@@ -169,6 +224,7 @@ impl Code {
             Self::HANDSHAKE_TIMEOUT => Some("handshake-timeout"),
             Self::IDLE_TIMEOUT => Some("idle-timeout"),
             Self::KEY_EXHAUSTED => Some("key-exhausted"),
+            Self::PATH_LOST => Some("path-lost"),
             _ => None,
         }
     }
@@ -206,6 +262,10 @@ pub struct Stats {
     pub dropped_replayed: u64,
     /// Handshake packets out of place.
     pub dropped_unexpected: u64,
+    /// How often traffic moved to another path.
+    pub moves: u64,
+    /// How often the keys were renewed.
+    pub renewals: u64,
     /// Datagrams dropped because nobody fetched the ones before.
     pub dropped_datagrams: u64,
     /// The smoothed round trip time, in microseconds; zero before the first sample.

@@ -3,7 +3,7 @@
 
 use thiserror::Error;
 
-use crate::{StreamId, limits, varint};
+use crate::{StreamId, limits, path::Challenge, varint};
 
 const PADDING: u8 = 0x00;
 const PING: u8 = 0x01;
@@ -21,6 +21,10 @@ const MAX_STREAM_DATA: u8 = 0x0d;
 const MAX_STREAMS: u8 = 0x0e;
 const DATAGRAM: u8 = 0x10;
 const CLOSE: u8 = 0x11;
+const PATH_CHALLENGE: u8 = 0x12;
+const PATH_RESPONSE: u8 = 0x13;
+const RENEW: u8 = 0x14;
+const RENEW_REQUEST: u8 = 0x15;
 
 /// One frame, borrowing from the record it is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +72,47 @@ pub(crate) enum Frame<'a> {
         code: u32,
         reason: &'a str,
     },
+    /// To be answered with the same bytes on the path that it came on.
+    PathChallenge(Challenge),
+    PathResponse(Challenge),
+    /// A message of the handshake that makes the keys of this epoch.
+    Renew {
+        epoch: u64,
+        part: RenewPart,
+        message: &'a [u8],
+    },
+    /// The responder wants new keys.
+    RenewRequest,
+}
+
+/// Which message of a renewal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RenewPart {
+    /// From the initiator.
+    First,
+    /// From the responder.
+    Second,
+    /// From the initiator.
+    Third,
+}
+
+impl RenewPart {
+    fn from_wire(value: u64) -> Option<Self> {
+        match value {
+            1 => Some(Self::First),
+            2 => Some(Self::Second),
+            3 => Some(Self::Third),
+            _ => None,
+        }
+    }
+
+    fn to_wire(self) -> u64 {
+        match self {
+            Self::First => 1,
+            Self::Second => 2,
+            Self::Third => 3,
+        }
+    }
 }
 
 /// A record's plaintext is not a row of frames. Always the peer's fault: it
@@ -187,6 +232,14 @@ pub(crate) fn take<'a>(rest: &mut &'a [u8]) -> Result<Frame<'a>, FrameError> {
             code: take_code(rest)?,
             reason: take_text(rest)?,
         },
+        PATH_CHALLENGE => Frame::PathChallenge(take_challenge(rest)?),
+        PATH_RESPONSE => Frame::PathResponse(take_challenge(rest)?),
+        RENEW => Frame::Renew {
+            epoch: number(rest)?,
+            part: RenewPart::from_wire(number(rest)?).ok_or(FrameError::TooLarge)?,
+            message: take_bytes(rest, limits::MAX_RENEW)?,
+        },
+        RENEW_REQUEST => Frame::RenewRequest,
         unknown => return Err(FrameError::Unknown(unknown)),
     })
 }
@@ -221,6 +274,12 @@ fn take_bytes<'a>(rest: &mut &'a [u8], max: usize) -> Result<&'a [u8], FrameErro
         .ok_or(FrameError::Truncated)?;
     *rest = tail;
     Ok(bytes)
+}
+
+fn take_challenge(rest: &mut &[u8]) -> Result<Challenge, FrameError> {
+    let (challenge, tail) = rest.split_first_chunk().ok_or(FrameError::Truncated)?;
+    *rest = tail;
+    Ok(*challenge)
 }
 
 fn take_text<'a>(rest: &mut &'a [u8]) -> Result<&'a str, FrameError> {
@@ -359,6 +418,25 @@ impl Frame<'_> {
                 varint::put(out, code.into());
                 put_bytes(out, reason.as_bytes());
             }
+            Self::PathChallenge(challenge) => {
+                out.push(PATH_CHALLENGE);
+                out.extend_from_slice(&challenge);
+            }
+            Self::PathResponse(challenge) => {
+                out.push(PATH_RESPONSE);
+                out.extend_from_slice(&challenge);
+            }
+            Self::Renew {
+                epoch,
+                part,
+                message,
+            } => {
+                out.push(RENEW);
+                varint::put(out, epoch);
+                varint::put(out, part.to_wire());
+                put_bytes(out, message);
+            }
+            Self::RenewRequest => out.push(RENEW_REQUEST),
         }
     }
 }
@@ -455,6 +533,12 @@ mod tests {
             check(&Frame::MaxStreams(a))?;
             check(&Frame::Datagram(&bytes))?;
             check(&Frame::Close { code, reason: &text })?;
+            check(&Frame::PathChallenge(a.to_be_bytes()))?;
+            check(&Frame::PathResponse(a.to_le_bytes()))?;
+            for part in [RenewPart::First, RenewPart::Second, RenewPart::Third] {
+                check(&Frame::Renew { epoch: a, part, message: &bytes })?;
+            }
+            check(&Frame::RenewRequest)?;
         }
 
         #[test]

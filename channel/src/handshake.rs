@@ -1,6 +1,7 @@
 //! The handshake: Noise XXpsk3 with ML-KEM-768 mixed in (SPEC.md section 4).
 //!
-//! Bytes in, bytes out; when to send what, and how often, is decided in
+//! The same three messages make a channel and renew its keys; only what
+//! surrounds them differs. Bytes in, bytes out; when to send what, and how often, is decided in
 //! `channel/`. Each step consumes the state before it, so that none can be
 //! skipped or repeated. A failed step ends the handshake: snow's state is of
 //! no use after a forged message.
@@ -12,10 +13,9 @@ use snow::{Builder, HandshakeState};
 use zeroize::Zeroizing;
 
 use crate::{
-    PacketError, StaticSecret,
+    StaticSecret,
     crypto::{self, CT_LEN, CryptoError, EK_LEN, Encapsulated, KemKey, Resolver, TAG_LEN},
     limits,
-    packet::{self, FirstHeader},
     record::RecordKey,
 };
 
@@ -39,6 +39,28 @@ pub(crate) struct Established {
     pub(crate) to_responder: RecordKey,
     /// Keys of the records from responder to initiator.
     pub(crate) to_initiator: RecordKey,
+    /// What the next epoch is bound to.
+    pub(crate) secret: EpochSecret,
+}
+
+/// The secret of an epoch: nothing is sealed with it, the next epoch's keys
+/// depend on it. Zeroized when dropped.
+pub(crate) struct EpochSecret(Zeroizing<[u8; 32]>);
+
+impl EpochSecret {
+    /// The Noise prologue of the renewal that makes this epoch, under the
+    /// secret of the one before.
+    pub(crate) fn renewal_prologue(&self, epoch: u64) -> Zeroizing<Vec<u8>> {
+        let binding = crypto::hkdf::<32>(b"fairway/1 renewal binding", &*self.0, &[]);
+        let label = &b"fairway/1 renewal"[..];
+        Zeroizing::new([label, &epoch.to_be_bytes(), &*binding].concat())
+    }
+
+    /// For test vectors.
+    #[cfg(test)]
+    pub(crate) fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
 }
 
 /// The initiator, having written message 1.
@@ -59,25 +81,25 @@ pub(crate) struct Responder {
 }
 
 impl Initiator {
-    /// Writes packet 1.
+    /// Appends message 1 to `out`.
     pub(crate) fn start(
         secret: &StaticSecret,
         seed: &[u8; 32],
         kem: KemKey,
-        header: &FirstHeader<'_>,
+        prologue: &[u8],
+        mut out: Vec<u8>,
     ) -> Result<(Self, Vec<u8>), CryptoError> {
-        let mut out = header.encode();
-        let mut noise = build(secret, seed, &out, true)?;
+        let mut noise = build(secret, seed, prologue, true)?;
         write(&mut noise, &kem.public, &mut out)?;
         Ok((Self { noise, kem }, out))
     }
 
-    /// Reads packet 2 and gives the responder's hello.
+    /// Reads message 2 and gives the responder's hello.
     pub(crate) fn read_second(
         mut self,
-        packet: &[u8],
+        message: &[u8],
     ) -> Result<(InitiatorChecking, Vec<u8>), CryptoError> {
-        let message = body(packet, packet::SECOND, SECOND_MIN)?;
+        check_length(message, SECOND_MIN)?;
         let mut payload = read(&mut self.noise, message)?;
         let hello = payload.split_off(CT_LEN);
         let shared = self.kem.open(&payload)?;
@@ -99,53 +121,56 @@ impl InitiatorChecking {
         self.remote_static
     }
 
-    /// Writes packet 3.
+    /// Appends message 3 to `out`. `before` is the secret of the epoch before,
+    /// in a renewal.
     pub(crate) fn write_third(
         mut self,
         hello: &[u8],
+        mut out: Vec<u8>,
+        before: Option<&EpochSecret>,
     ) -> Result<(Vec<u8>, Established), CryptoError> {
-        let mut out = vec![packet::THIRD];
         write(&mut self.noise, hello, &mut out)?;
-        Ok((out, established(self.noise)?))
+        Ok((out, established(self.noise, before)?))
     }
 }
 
 impl Responder {
-    /// Reads packet 1 and writes packet 2. `encapsulate` is a parameter for
-    /// the sake of the test vectors.
+    /// Reads message 1 and appends message 2 to `out`. `encapsulate` is a
+    /// parameter for the sake of the test vectors.
     pub(crate) fn answer(
         secret: &StaticSecret,
         seed: &[u8; 32],
-        packet: &[u8],
+        prologue: &[u8],
+        message: &[u8],
         hello: &[u8],
+        mut out: Vec<u8>,
         encapsulate: impl FnOnce(&[u8]) -> Result<Encapsulated, CryptoError>,
     ) -> Result<(Self, Vec<u8>), CryptoError> {
-        let (_, header_len) = FirstHeader::decode(packet).map_err(|_: PacketError| CryptoError)?;
-        let (header, message) = packet.split_at(header_len);
         if message.len() != FIRST_LEN {
             return Err(CryptoError);
         }
-        let mut noise = build(secret, seed, header, false)?;
+        let mut noise = build(secret, seed, prologue, false)?;
         let ek = read(&mut noise, message)?;
         let kem = encapsulate(&ek)?;
 
         let mut payload = Vec::with_capacity(CT_LEN + hello.len());
         payload.extend_from_slice(&kem.ciphertext);
         payload.extend_from_slice(hello);
-        let mut out = vec![packet::SECOND];
         write(&mut noise, &payload, &mut out)?;
         mix_kem(&mut noise, &kem.shared, &ek, &kem.ciphertext)?;
         Ok((Self { noise }, out))
     }
 
-    /// Reads packet 3 and gives the initiator's hello.
+    /// Reads message 3 and gives the initiator's hello. `before` is the secret
+    /// of the epoch before, in a renewal.
     pub(crate) fn read_third(
         mut self,
-        packet: &[u8],
+        message: &[u8],
+        before: Option<&EpochSecret>,
     ) -> Result<(Vec<u8>, Established), CryptoError> {
-        let message = body(packet, packet::THIRD, THIRD_MIN)?;
+        check_length(message, THIRD_MIN)?;
         let hello = read(&mut self.noise, message)?;
-        Ok((hello, established(self.noise)?))
+        Ok((hello, established(self.noise, before)?))
     }
 }
 
@@ -189,16 +214,12 @@ fn read(noise: &mut HandshakeState, message: &[u8]) -> Result<Vec<u8>, CryptoErr
     Ok(payload)
 }
 
-/// The Noise message of packet 2 or 3, if its length can be right.
-fn body(packet: &[u8], kind: u8, min: usize) -> Result<&[u8], CryptoError> {
-    match packet.split_first() {
-        Some((&first, message))
-            if first == kind && (min..=min + limits::MAX_HELLO).contains(&message.len()) =>
-        {
-            Ok(message)
-        }
-        _ => Err(CryptoError),
-    }
+/// Whether a message 2 or 3 can be right by its length.
+fn check_length(message: &[u8], min: usize) -> Result<(), CryptoError> {
+    (min..=min + limits::MAX_HELLO)
+        .contains(&message.len())
+        .then_some(())
+        .ok_or(CryptoError)
 }
 
 /// Mixes the KEM's secret in, as the psk that message 3 uses.
@@ -221,7 +242,10 @@ fn remote_static(noise: &HandshakeState) -> Result<[u8; 32], CryptoError> {
 }
 
 /// Takes the keys out of a handshake that is finished, and only then.
-fn established(mut noise: HandshakeState) -> Result<Established, CryptoError> {
+fn established(
+    mut noise: HandshakeState,
+    before: Option<&EpochSecret>,
+) -> Result<Established, CryptoError> {
     if !noise.is_handshake_finished() {
         return Err(CryptoError);
     }
@@ -229,12 +253,15 @@ fn established(mut noise: HandshakeState) -> Result<Established, CryptoError> {
         .get_handshake_hash()
         .try_into()
         .map_err(|_| CryptoError)?;
+    let before: &[u8] = before.map_or(&[], |before| &*before.0);
     let (to_responder, to_initiator) = noise.dangerously_get_raw_split();
     let (to_responder, to_initiator) = (Zeroizing::new(to_responder), Zeroizing::new(to_initiator));
+    let all = Zeroizing::new([&*to_responder, &*to_initiator, before].concat());
     Ok(Established {
         hash,
         remote_static: remote_static(&noise)?,
-        to_responder: RecordKey::derive(&to_responder, &hash),
-        to_initiator: RecordKey::derive(&to_initiator, &hash),
+        to_responder: RecordKey::derive(&to_responder, &hash, before),
+        to_initiator: RecordKey::derive(&to_initiator, &hash, before),
+        secret: EpochSecret(crypto::hkdf(&hash, &all, &[b"fairway/1 epoch secret"])),
     })
 }

@@ -64,6 +64,8 @@ mod handshake;
 mod keys;
 pub mod limits;
 mod packet;
+mod path;
+mod priority;
 mod ranges;
 mod record;
 mod recovery;
@@ -82,10 +84,14 @@ mod varint;
 pub use batch::Batch;
 pub use channel::Channel;
 pub use config::{Config, ConfigError};
-pub use error::{CreateError, DatagramError, OpenError, PacketError, StreamError};
+pub use error::{
+    AttachError, CreateError, DatagramError, OpenError, PacketError, RenewError, StreamError,
+};
 pub use event::{ClosedBy, Code, Event, Output, ReadOutcome, Reason, Stats};
 pub use keys::StaticSecret;
 pub use packet::peek_dialled;
+pub use path::{ConnectionId, PathId, peek_attach};
+pub use priority::Priority;
 pub use stream_id::StreamId;
 
 /// Monotonic time, as the distance from an origin that the caller chooses

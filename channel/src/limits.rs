@@ -13,9 +13,30 @@ pub const MAX_RECORD_PLAINTEXT: usize = MAX_PACKET - RECORD_OVERHEAD;
 /// Data in one STREAM frame.
 pub const MAX_STREAM_DATA: usize = 16 * 1024;
 
+/// What each stream may buffer, whatever the others do: with nothing at all it
+/// would never be told that there is room again.
+pub const MIN_SEND_BUFFER: usize = 16 * 1024;
+
+/// What bulk transfers leave of the channel's credit to streams that have
+/// little on their way (or an eighth of a small window).
+pub const MAX_RESERVE: u64 = 64 * 1024;
+
 /// Packets in one batch: 256 KiB at most, one `write` of a size that sockets
 /// take well.
 pub const MAX_BATCH: usize = 16;
+
+/// The least time between two renewals of the keys: a handshake costs a
+/// quarter of a millisecond, and a peer must not be able to ask for more than
+/// one a second.
+pub const MIN_RENEWAL_INTERVAL: crate::Time = crate::Time::from_secs(1);
+
+/// How long the keys of the epoch before can be read, counted from the peer's
+/// first record of the new one: what is still on its way comes by then, or is
+/// sent again under the new keys.
+pub const OLD_EPOCH_KEPT: crate::Time = crate::Time::from_secs(5);
+
+/// Packet numbers end here, since an ACK writes them as a varint.
+pub const MAX_PACKET_NUMBER: u64 = (1 << 62) - 1;
 
 /// Records under one key. RFC 8446 section 5.5 allows 2^24.5 full-size records
 /// for AES-GCM.
@@ -23,6 +44,10 @@ pub const MAX_KEY_RECORDS: u64 = 1 << 24;
 
 /// A hello: a credential is at most 1 KiB, a trust set a few.
 pub const MAX_HELLO: usize = 4096;
+
+/// A handshake message inside a RENEW frame: the longest is the second, with
+/// 1,200 bytes of keys around a hello.
+pub const MAX_RENEW: usize = MAX_HELLO + 2048;
 
 /// The header of an OPEN: a target and a trace context.
 pub const MAX_OPEN_HEADER: usize = 1024;
@@ -32,6 +57,10 @@ pub const MAX_REASON: usize = 256;
 
 /// A datagram: fits the smallest path MTU of QUIC below.
 pub const MAX_DATAGRAM: usize = 1200;
+
+/// A datagram may overtake packets of at most so many numbers: half of the
+/// least replay window, so that none of them comes too late by it.
+pub const MAX_OVERTAKEN: u64 = 512;
 
 /// Datagrams waiting in one direction. More would only get older.
 pub const MAX_DATAGRAMS: usize = 64;

@@ -8,8 +8,12 @@ pub(crate) const FIRST: u8 = 1;
 pub(crate) const SECOND: u8 = 2;
 /// Handshake message 3.
 pub(crate) const THIRD: u8 = 3;
-/// A record.
+/// A record of an even epoch.
 pub(crate) const RECORD: u8 = 4;
+/// A record on a new path, after the channel's connection id.
+pub(crate) const ATTACH: u8 = 5;
+/// A record of an odd epoch.
+pub(crate) const RECORD_ODD: u8 = 6;
 
 /// The protocol version that this crate speaks.
 pub(crate) const VERSION: u8 = 1;

@@ -8,6 +8,10 @@ use core::ops::Range;
 pub(crate) struct RangeSet(Vec<Range<u64>>);
 
 impl RangeSet {
+    pub(crate) fn shrink_to_fit(&mut self) {
+        self.0.shrink_to_fit();
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

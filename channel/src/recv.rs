@@ -6,7 +6,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::{
     Reason,
-    flow::{Allowance, Overrun},
+    flow::{Allowance, Overrun, Pace, SharedAllowance},
     limits,
 };
 
@@ -43,27 +43,24 @@ pub(crate) enum Taken {
 #[derive(Debug)]
 pub(crate) struct Shared {
     /// The channel's own allowance.
-    pub(crate) allowance: Allowance,
-    /// Whether it is time to tell the peer a new limit.
-    pub(crate) raise: bool,
+    pub(crate) allowance: SharedAllowance,
+    /// What windows of streams may still grow by, all together.
+    pub(crate) growth: u64,
     /// Pieces held out of order.
     pub(crate) pieces: usize,
-    /// Bytes that came for the first time.
-    pub(crate) received: u64,
 }
 
 impl Shared {
-    pub(crate) fn new(window: u64) -> Self {
+    pub(crate) fn new(allowance: SharedAllowance, growth: u64) -> Self {
         Self {
-            allowance: Allowance::new(window),
-            raise: false,
+            allowance,
+            growth,
             pieces: 0,
-            received: 0,
         }
     }
 
     fn consume(&mut self, bytes: u64) {
-        self.raise |= self.allowance.consume(bytes);
+        self.allowance.consume(bytes);
     }
 }
 
@@ -122,9 +119,10 @@ impl RecvHalf {
         }
     }
 
-    pub(crate) fn new(window: u64) -> Self {
+    /// With a window of so much, that may grow to `most`.
+    pub(crate) fn new(window: u64, most: u64) -> Self {
         Self {
-            allowance: Allowance::new(window),
+            allowance: Allowance::new(window, most),
             raise: false,
             read_to: 0,
             next: 0,
@@ -268,9 +266,14 @@ impl RecvHalf {
     }
 
     /// The limit for the MAX_STREAM_DATA frame.
-    pub(crate) fn raise(&mut self) -> u64 {
+    pub(crate) fn raise(&mut self, pace: Pace, growth: &mut u64) -> u64 {
         self.raise = false;
-        self.allowance.raise()
+        self.allowance.raise(pace, growth)
+    }
+
+    /// What its window has grown by, which is free again when it is over.
+    pub(crate) fn grown(&self) -> u64 {
+        self.allowance.grown()
     }
 
     /// Counts a frame that reaches to `end` against both allowances and the
@@ -284,7 +287,6 @@ impl RecvHalf {
         let new = end.saturating_sub(self.highest);
         self.allowance.receive(new)?;
         shared.allowance.receive(new)?;
-        shared.received += new;
         self.highest += new;
         if fin {
             self.final_size = Some(end);
@@ -413,8 +415,17 @@ mod tests {
 
     use super::*;
 
+    fn shared(window: u64) -> Shared {
+        Shared::new(SharedAllowance::new(window, window, window), 0)
+    }
+
+    fn told(shared: &mut Shared) -> u64 {
+        let now = crate::Time::ZERO;
+        shared.allowance.raise(Pace { now, rtt: None })
+    }
+
     fn half() -> (RecvHalf, Shared) {
-        (RecvHalf::new(1 << 20), Shared::new(1 << 20))
+        (RecvHalf::new(1 << 20, 1 << 20), shared(1 << 20))
     }
 
     fn data(bytes: &[u8]) -> Bytes {
@@ -501,13 +512,14 @@ mod tests {
 
     #[test]
     fn credit_is_policed_at_both_levels() {
-        let mut shared = Shared::new(100);
-        let mut half = RecvHalf::new(10);
+        let mut shared = shared(100);
+        let mut half = RecvHalf::new(10, 10);
         assert_eq!(
             half.on_data(0, false, data(&[0; 11]), &mut shared),
             Err(Fault::Overrun)
         );
-        let (mut half, mut shared) = (RecvHalf::new(100), Shared::new(10));
+        let mut half = RecvHalf::new(100, 100);
+        let mut shared = self::shared(10);
         assert_eq!(
             half.on_data(10, false, data(&[0; 1]), &mut shared),
             Err(Fault::Overrun)
@@ -516,12 +528,12 @@ mod tests {
 
     #[test]
     fn a_reset_gives_the_channels_credit_back() {
-        let (mut half, mut shared) = (RecvHalf::new(1000), Shared::new(100));
+        let (mut half, mut shared) = (RecvHalf::new(1000, 1000), shared(100));
         half.on_data(0, false, data(&[0; 60]), &mut shared).unwrap();
         let reason = Reason::new(crate::Code::DONE, "gone");
         assert_eq!(half.on_reset(80, reason.clone(), &mut shared), Ok(true));
-        assert!(shared.raise);
-        assert_eq!(shared.allowance.raise(), 180);
+        assert!(shared.allowance.wants_raise());
+        assert_eq!(told(&mut shared), 180);
         assert_eq!(half.read(&mut shared), Read::Reset(reason));
     }
 
@@ -552,7 +564,7 @@ mod tests {
         half.on_data(10, false, data(&[0; 90]), &mut shared)
             .unwrap();
         assert_eq!(shared.pieces, 0);
-        assert_eq!(shared.allowance.raise(), (1 << 20) + 100);
+        assert_eq!(told(&mut shared), (1 << 20) + 100);
         half.on_data(100, true, data(b""), &mut shared).unwrap();
         assert!(half.is_over() && half.stop_frame().is_none());
     }

@@ -55,30 +55,41 @@ impl Buffer {
         }
     }
 
-    /// Copies `length` bytes from `offset`, all of which are in the buffer.
-    fn copy_out(&mut self, offset: u64, length: usize, out: &mut Vec<u8>) {
+    /// Moves the cursor to the chunk in which `offset` lies.
+    fn seek(&mut self, offset: u64) {
         if offset < self.cursor.start {
             self.cursor = Cursor {
                 chunk: 0,
                 start: self.base,
             };
         }
+        while let Some(bytes) = self.chunks.get(self.cursor.chunk)
+            && offset - self.cursor.start >= bytes.len() as u64
+        {
+            self.cursor.chunk += 1;
+            self.cursor.start += bytes.len() as u64;
+        }
+    }
+
+    /// `length` bytes from `offset` without a copy, if they are in one chunk.
+    fn slice(&mut self, offset: u64, length: usize) -> Option<Bytes> {
+        self.seek(offset);
+        let bytes = self.chunks.get(self.cursor.chunk)?;
+        let skip = (offset - self.cursor.start) as usize;
+        (bytes.len() - skip >= length).then(|| bytes.slice(skip..skip + length))
+    }
+
+    /// Copies `length` bytes from `offset`, all of which are in the buffer.
+    fn copy_out(&mut self, offset: u64, length: usize, out: &mut Vec<u8>) {
         let (mut offset, mut left) = (offset, length);
         while left > 0 {
+            self.seek(offset);
             let Cursor { chunk, start } = self.cursor;
             let bytes: &[u8] = match self.chunks.get(chunk) {
                 Some(bytes) => bytes,
                 None => &self.tail,
             };
             let skip = (offset - start) as usize;
-            if skip >= bytes.len() {
-                debug_assert!(chunk < self.chunks.len(), "the bytes are in the buffer");
-                self.cursor = Cursor {
-                    chunk: chunk + 1,
-                    start: start + bytes.len() as u64,
-                };
-                continue;
-            }
             let take = left.min(bytes.len() - skip);
             out.extend_from_slice(&bytes[skip..skip + take]);
             offset += take as u64;
@@ -203,6 +214,18 @@ impl SendHalf {
         }
     }
 
+    /// How much this half may buffer: `least`, or what the peer would take at
+    /// once, up to `most`.
+    pub(crate) fn limit(&self, least: usize, most: usize) -> usize {
+        let window = self.credit.max() - self.buffer.base.min(self.credit.max());
+        (window.min(most as u64) as usize).max(least)
+    }
+
+    /// Bytes that were sent and not yet acknowledged, or are to be sent again.
+    pub(crate) fn is_bulk(&self) -> bool {
+        self.credit.used().saturating_sub(self.buffer.base) >= limits::MAX_STREAM_DATA as u64
+    }
+
     /// Takes what fits into `limit` bytes of unacknowledged data.
     pub(crate) fn write(&mut self, data: &mut Bytes, limit: usize) -> usize {
         let room = limit.saturating_sub(self.buffer.len());
@@ -268,11 +291,13 @@ impl SendHalf {
     }
 
     /// What to send next, with at most `max` bytes, of which new ones cost
-    /// the channel's `channel` credit.
+    /// the channel's `channel` credit. The last `reserve` of that is not for
+    /// bulk: one that sends little need not wait until credit comes back.
     pub(crate) fn next_piece(
         &mut self,
         max: usize,
         channel: &mut Credit,
+        reserve: u64,
     ) -> Result<Piece, NoPiece> {
         if let State::Reset { .. } = self.state {
             return Err(NoPiece::Nothing);
@@ -281,7 +306,9 @@ impl SendHalf {
             return Ok(self.piece(range.start, (range.end - range.start) as usize, true));
         }
         let unsent = self.buffer.end - self.credit.used();
-        let credit = self.credit.available().min(channel.available());
+        let reserve = if self.is_bulk() { reserve } else { 0 };
+        let of_channel = channel.available().saturating_sub(reserve);
+        let credit = self.credit.available().min(of_channel);
         let length = unsent.min(credit).min(max as u64);
         if length == 0 && unsent > 0 && max > 0 {
             return Err(match self.credit.available() {
@@ -303,6 +330,11 @@ impl SendHalf {
         self.credit.spend(length);
         channel.spend(length);
         Ok(self.piece(offset, length as usize, false))
+    }
+
+    /// The piece's bytes without a copy, if they lie together.
+    pub(crate) fn slice(&mut self, piece: Piece) -> Option<Bytes> {
+        self.buffer.slice(piece.offset, piece.length)
     }
 
     /// Appends the piece's bytes.
@@ -372,7 +404,6 @@ impl SendHalf {
     }
 
     /// Bytes held for this half.
-    #[cfg(test)]
     pub(crate) fn buffered(&self) -> usize {
         self.buffer.len()
     }
@@ -401,7 +432,7 @@ mod tests {
         assert_eq!(half.write(&mut data, 100), 100);
         assert_eq!(data.len(), 50);
         assert!(!half.take_writable(100));
-        let piece = half.next_piece(60, &mut channel).unwrap();
+        let piece = half.next_piece(60, &mut channel, 0).unwrap();
         half.on_arrived(piece.offset, piece.length as u64, false);
         assert!(half.take_writable(100));
         assert!(!half.take_writable(100));
@@ -411,15 +442,15 @@ mod tests {
     fn both_levels_of_credit_hold_it_back() {
         let (mut half, mut channel) = (SendHalf::new(10), Credit::new(5));
         half.write(&mut Bytes::from_static(&[0; 20]), 100);
-        assert_eq!(half.next_piece(100, &mut channel).unwrap().length, 5);
+        assert_eq!(half.next_piece(100, &mut channel, 0).unwrap().length, 5);
         assert_eq!(
-            half.next_piece(100, &mut channel),
+            half.next_piece(100, &mut channel, 0),
             Err(NoPiece::ChannelCredit)
         );
         channel.raise(100);
-        assert_eq!(half.next_piece(100, &mut channel).unwrap().length, 5);
+        assert_eq!(half.next_piece(100, &mut channel, 0).unwrap().length, 5);
         assert_eq!(
-            half.next_piece(100, &mut channel),
+            half.next_piece(100, &mut channel, 0),
             Err(NoPiece::StreamCredit)
         );
         assert!(half.raise_credit(12));
@@ -436,10 +467,10 @@ mod tests {
             fin: true,
             again: false,
         };
-        assert_eq!(half.next_piece(100, &mut channel), Ok(end));
-        assert_eq!(half.next_piece(100, &mut channel), Err(NoPiece::Nothing));
+        assert_eq!(half.next_piece(100, &mut channel, 0), Ok(end));
+        assert_eq!(half.next_piece(100, &mut channel, 0), Err(NoPiece::Nothing));
         assert!(half.on_lost(0, 0, true));
-        assert_eq!(half.next_piece(100, &mut channel), Ok(end));
+        assert_eq!(half.next_piece(100, &mut channel, 0), Ok(end));
         assert!(half.on_arrived(0, 0, true));
         assert!(half.is_over());
     }
@@ -448,7 +479,7 @@ mod tests {
     fn a_reset_says_how_much_was_sent_and_forgets_the_rest() {
         let (mut half, mut channel) = half();
         half.write(&mut Bytes::from_static(&[0; 20]), 100);
-        half.next_piece(7, &mut channel).unwrap();
+        half.next_piece(7, &mut channel, 0).unwrap();
         let reason = Reason::new(crate::Code(0x100), "why");
         assert!(half.reset(&reason));
         assert!(!half.reset(&reason));
@@ -479,7 +510,7 @@ mod tests {
                         half.write(&mut Bytes::copy_from_slice(&text[written..written + length]), usize::MAX);
                         written += length;
                     },
-                    1 => if let Ok(piece) = half.next_piece(max, &mut channel) {
+                    1 => if let Ok(piece) = half.next_piece(max, &mut channel, 0) {
                         let at = piece.offset as usize;
                         prop_assert_eq!(&bytes_of(&mut half, piece)[..], &text[at..at + piece.length]);
                         flying.push(piece);
@@ -504,7 +535,7 @@ mod tests {
             for piece in flying {
                 half.on_lost(piece.offset, piece.length as u64, piece.fin);
             }
-            while let Ok(piece) = half.next_piece(1000, &mut channel) {
+            while let Ok(piece) = half.next_piece(1000, &mut channel, 0) {
                 let at = piece.offset as usize;
                 prop_assert_eq!(&bytes_of(&mut half, piece)[..], &text[at..at + piece.length]);
                 arrived[at..at + piece.length].fill(true);

@@ -9,8 +9,8 @@
 use bytes::{Bytes, BytesMut};
 
 use crate::{
-    Batch, Channel, Config, Event, Output, ReadOutcome, StaticSecret, StreamId, Time, frame,
-    frame::Frame, packet,
+    Batch, Channel, Config, Event, Output, PathId, ReadOutcome, StaticSecret, StreamId, Time,
+    frame, frame::Frame, packet,
 };
 
 /// A fuzz entry: survives any bytes.
@@ -33,7 +33,7 @@ pub fn first_packet(data: &[u8]) {
     }
     let secret = StaticSecret::from_bytes([2; 32]);
     let mut channel = Channel::responder(Config::new(), &secret, [4; 32], Vec::new(), NOW);
-    channel.handle_input(NOW, BytesMut::from(data));
+    channel.handle_input(NOW, PathId::FIRST, BytesMut::from(data));
     drain(&mut channel);
     assert!(!channel.is_ready());
 }
@@ -60,7 +60,7 @@ pub fn frames(data: &[u8]) {
 pub fn packets(data: &[u8]) {
     let (_, mut channel) = established();
     for packet in pieces(data, 8) {
-        channel.handle_input(NOW, BytesMut::from(packet));
+        channel.handle_input(NOW, PathId::FIRST, BytesMut::from(packet));
     }
     drain(&mut channel);
     assert!(channel.is_ready() && channel.stats().packets_in <= 2);
@@ -74,7 +74,7 @@ pub fn records(data: &[u8]) {
         let Some(record) = peer.seal_raw(text) else {
             return;
         };
-        channel.handle_input(NOW, record);
+        channel.handle_input(NOW, PathId::FIRST, record);
         for event in drain(&mut channel) {
             let Event::Opened { stream, .. } = event else {
                 continue;
@@ -111,7 +111,7 @@ fn drain(channel: &mut Channel) -> Vec<Event> {
     loop {
         batch.clear();
         match channel.poll_output(NOW, &mut batch) {
-            Output::Transmit => {}
+            Output::Transmit { .. } => {}
             Output::Event(event) => events.push(event),
             Output::Timeout(_) => return events,
         }
@@ -144,9 +144,9 @@ fn carry(from: &mut Channel, to: &mut Channel) {
             Output::Timeout(_) => return,
             Output::Event(Event::PeerHello { .. }) => from.proceed(NOW, Vec::new()),
             Output::Event(_) => {}
-            Output::Transmit => {
+            Output::Transmit { .. } => {
                 for packet in batch.packets_mut() {
-                    to.handle_input(NOW, BytesMut::from(&*packet));
+                    to.handle_input(NOW, PathId::FIRST, BytesMut::from(&*packet));
                 }
                 batch.clear();
             }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Reads handshake.json and frames.json by the words of SPEC.md alone.
 
-A second implementation of sections 4, 5 and 6, with nothing but Python's
+A second implementation of sections 4, 5, 6, 11 and 12, with nothing but Python's
 standard library: X25519 (RFC 7748), AES-256-GCM, HKDF and Noise XXpsk3 are
 written out below. ML-KEM itself is not: its shared secret is taken from the
 vectors. Not for anything but checking: it is neither fast nor constant-time.
@@ -180,11 +180,8 @@ class Noise:
         return sealed
 
 
-def handshake(v):
-    name = v["dialled"].encode()
-    prologue = bytes([1, 1, 1, v["purpose"], len(name)]) + name
-    assert prologue == H(v["prologue"])
-    i, r, kem = v["initiator"], v["responder"], v["ml_kem_768"]
+def messages(noise, kem, i, r, hellos):
+    """The three messages of a handshake, and the two keys of Split()."""
     for party in (i, r):
         for which in ("static", "ephemeral"):
             base = (9).to_bytes(32, "little")
@@ -194,41 +191,96 @@ def handshake(v):
     ek, ct = H(kem["encapsulation_key"]), H(kem["ciphertext"])
     shared = H(kem["shared_secret"])
 
-    noise = Noise(v["noise"].encode(), prologue)
     noise.e(H(i["ephemeral_public"]))
-    first = prologue + H(i["ephemeral_public"]) + noise.seal(ek)
-    assert first == H(v["packet_1"])
+    first = H(i["ephemeral_public"]) + noise.seal(ek)
 
     noise.e(H(r["ephemeral_public"]))
     noise.mix_key(dh(i["ephemeral_private"], r["ephemeral_public"]))
     static = noise.seal(H(r["static_public"]))
     noise.mix_key(dh(i["ephemeral_private"], r["static_public"]))
-    second = b"\2" + H(r["ephemeral_public"]) + static + noise.seal(ct + H(v["hello_2"]))
-    assert second == H(v["packet_2"])
+    second = H(r["ephemeral_public"]) + static + noise.seal(ct + H(hellos[0]))
 
     psk = hkdf(b"fairway/1 ml-kem-768 psk", shared, sha256(ek + ct), 32)
-    assert psk == H(v["psk"])
     static = noise.seal(H(i["static_public"]))
     noise.mix_key(dh(i["static_private"], r["ephemeral_public"]))
     noise.mix_key_and_hash(psk)
-    third = b"\3" + static + noise.seal(H(v["hello_3"]))
-    assert third == H(v["packet_3"])
+    third = static + noise.seal(H(hellos[1]))
+    return first, second, third, psk, noise.derive(b"", 2)
+
+
+def handshake(v):
+    name = v["dialled"].encode()
+    prologue = bytes([1, 1, 1, v["purpose"], len(name)]) + name
+    assert prologue == H(v["prologue"])
+    noise = Noise(v["noise"].encode(), prologue)
+    hellos = (v["hello_2"], v["hello_3"])
+    first, second, third, psk, splits = messages(
+        noise, v["ml_kem_768"], v["initiator"], v["responder"], hellos)
+    assert prologue + first == H(v["packet_1"])
+    assert b"\2" + second == H(v["packet_2"])
+    assert psk == H(v["psk"])
+    assert b"\3" + third == H(v["packet_3"])
     assert noise.h == H(v["handshake_hash"])
 
-    for direction, split in zip(("to_responder", "to_initiator"), noise.derive(b"", 2)):
-        records(v[direction], split, noise.h)
+    for direction, split in zip(("to_responder", "to_initiator"), splits):
+        keys(v[direction], split, noise.h, b"")
+        for record in v[direction]["records"]:
+            text = open_record(v[direction], H(record["packet"]), 4, record["number"])
+            assert text == H(record["plaintext"])
+    secret = hkdf(noise.h, splits[0] + splits[1], b"fairway/1 epoch secret", 32)
+    assert secret == H(v["epoch_secret"])
+    attach(v, noise.h)
+    renewal(v, secret)
 
 
-def records(v, split, h):
-    key = hkdf(h, split, b"fairway/1 record key", 32)
-    iv = hkdf(h, split, b"fairway/1 record iv", 12)
+def keys(v, split, h, before):
+    key = hkdf(h, split + before, b"fairway/1 record key", 32)
+    iv = hkdf(h, split + before, b"fairway/1 record iv", 12)
     assert (key, iv) == (H(v["key"]), H(v["iv"]))
-    for record in v["records"]:
-        packet = H(record["packet"])
-        number = record["number"].to_bytes(8, "big")
-        assert packet[:9] == b"\4" + number
-        nonce = iv[:4] + bytes(a ^ b for a, b in zip(iv[4:], number))
-        assert open_(key, nonce, packet[:9], packet[9:]) == H(record["plaintext"])
+
+
+def open_record(v, packet, kind, number, prefix=b""):
+    """Opens a record, whatever stands before it, and gives its plaintext."""
+    clear, iv = prefix + packet[:9], H(v["iv"])
+    number = number.to_bytes(8, "big")
+    assert packet[:9] == bytes([kind]) + number
+    nonce = iv[:4] + bytes(a ^ b for a, b in zip(iv[4:], number))
+    return open_(H(v["key"]), nonce, clear, packet[9:])
+
+
+def attach(v, h):
+    connection_id = hkdf(b"fairway/1 connection id", h, b"", 16)
+    assert connection_id == H(v["connection_id"])
+    prefix = b"\5" + connection_id
+    for number, kind, direction, v in ((3, 4, v["to_responder"], v["attach"]),
+                                       (11, 6, v["renewal"]["to_responder"], v["renewal"]["attach"])):
+        packet = H(v["packet"])
+        assert packet[:17] == prefix and v["number"] == number
+        text = open_record(direction, packet[17:], kind, number, prefix)
+        assert text == H(v["plaintext"])
+        assert Reader(text).frame()["frame"] == "PATH_CHALLENGE"
+
+
+def renewal(outer, before):
+    v = outer["renewal"]
+    binding = hkdf(b"fairway/1 renewal binding", before, b"", 32)
+    prologue = b"fairway/1 renewal" + (1).to_bytes(8, "big") + binding
+    assert prologue == H(v["prologue"])
+    noise = Noise(outer["noise"].encode(), prologue)
+    hellos = (v["hello_2"], v["hello_3"])
+    *parts, _, splits = messages(noise, outer["ml_kem_768"], v["initiator"], v["responder"], hellos)
+    for number, (frame, message) in enumerate(zip(v["frames"], parts), 1):
+        expected = {"frame": "RENEW", "epoch": 1, "part": number, "message": message.hex()}
+        assert Reader(H(frame)).frame() == expected
+    assert noise.h == H(v["handshake_hash"])
+    for direction, split in zip(("to_responder", "to_initiator"), splits):
+        keys(v[direction], split, noise.h, before)
+    secret = hkdf(noise.h, splits[0] + splits[1] + before, b"fairway/1 epoch secret", 32)
+    assert secret == H(v["epoch_secret"])
+    for direction in ("to_responder", "to_initiator"):
+        record = v["record_10_" + direction]
+        text = open_record(v[direction], H(record["packet"]), 6, 10)
+        assert text == H(record["plaintext"])
 
 
 # ---- frames ----
@@ -260,6 +312,12 @@ class Reader:
 
     def code(self):
         return self.varint(2**32 - 1)
+
+    def part(self):
+        part = self.varint()
+        if part not in (1, 2, 3):
+            raise ValueError("no such part")
+        return part
 
     def ack(self):
         largest, delay, more = self.varint(), self.varint(), self.varint(63)
@@ -311,6 +369,11 @@ class Reader:
             0x0E: lambda: {"frame": "MAX_STREAMS", "max": s.varint(2**61 - 1)},
             0x10: lambda: {"frame": "DATAGRAM", "data": s.bytes(1200).hex()},
             0x11: lambda: {"frame": "CLOSE", "code": s.code(), "reason": s.text()},
+            0x12: lambda: {"frame": "PATH_CHALLENGE", "data": s.take(8).hex()},
+            0x13: lambda: {"frame": "PATH_RESPONSE", "data": s.take(8).hex()},
+            0x14: lambda: {"frame": "RENEW", "epoch": s.varint(), "part": s.part(),
+                           "message": s.bytes(6144).hex()},
+            0x15: lambda: {"frame": "RENEW_REQUEST"},
         }
         kind = self.take(1)[0]
         if kind not in kinds:
@@ -324,7 +387,7 @@ def frames(v):
         assert reader.frame() == expected and not reader.data, expected
     for refused in v["refused"]:
         try:
-            Reader(H(refused["bytes"])).frame()
+            Reader(H(refused["bytes"]) + bytes(refused["zeros"])).frame()
         except ValueError:
             continue
         raise AssertionError("was not refused: " + refused["why"])

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use fairway_identity::HostPort;
+use fairway_identity::RelayAddress;
 
 use crate::{limits, when};
 
@@ -60,10 +60,11 @@ pub struct TicketArgs {
     /// How long the ticket can be used: 30s, 15m, 2h, 7d; at most 30d.
     #[arg(long, default_value = "1h", value_parser = ttl)]
     pub ttl: u64,
-    /// Where the device reaches a relay, HOST:PORT; may be given up to four
-    /// times. What the installation says unless given.
+    /// Where the device reaches a relay: HOST:PORT (TCP), or with quic://,
+    /// tls:// or wss:// before it; may be given up to 16 times. What the
+    /// installation says unless given.
     #[arg(long)]
-    pub relay: Vec<HostPort>,
+    pub relay: Vec<RelayAddress>,
     /// Print no QR code, though on a terminal.
     #[arg(long, conflicts_with = "qr")]
     pub no_qr: bool,

@@ -2,8 +2,10 @@
 //! devices find its relays.
 
 use fairway_crds::labels;
-use fairway_identity::{AddressError, HostPort, NameError, RootHash, TrustDomain};
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Service};
+use fairway_identity::{
+    AddressError, HostPort, NameError, RelayAddress, RootHash, Transport, TrustDomain,
+};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Service, ServicePort};
 use kube::api::ListParams;
 
 use crate::Error;
@@ -12,8 +14,16 @@ use crate::cluster::{Cluster, ClusterError};
 /// Name of the Service that devices come in by.
 pub const RELAY_SERVICE: &str = "fairway-relay";
 
-/// Port of the relays' links.
-const LINKS_PORT: u16 = 7440;
+/// Ports of the relays by protocol and number, and what links run on there.
+const LINKS_PORTS: [(&str, i32, &[Transport]); 3] = [
+    ("UDP", 7440, &[Transport::Quic]),
+    ("TCP", 7440, &[Transport::Tcp]),
+    ("TCP", 7443, &[Transport::Tls, Transport::WebSocket]),
+];
+
+/// Hosts that are looked for when nobody named any: the device learns more once
+/// it is connected, and a ticket is to be short.
+const HOSTS_MAX: usize = 2;
 
 /// Why the installation does not say what is needed.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +70,7 @@ pub struct Trust {
     /// Hash of the root.
     pub root: RootHash,
     /// Addresses of the relays, if the chart was told.
-    pub relays: Vec<HostPort>,
+    pub relays: Vec<RelayAddress>,
 }
 
 impl Trust {
@@ -107,20 +117,24 @@ impl Trust {
 }
 
 /// Where devices may reach the relays, as the Service fairway-relay has it:
-/// its load balancer, or its node port on nodes that are ready. Empty if it is
+/// its load balancer, or its node ports on nodes that are ready. Empty if it is
 /// reachable from inside the cluster only.
-pub async fn relay_addresses(cluster: &Cluster) -> Result<Vec<HostPort>, ClusterError> {
+pub async fn relay_addresses(cluster: &Cluster) -> Result<Vec<RelayAddress>, ClusterError> {
     let api = cluster.namespaced::<Service>(&cluster.install_namespace);
     let Some(service) = cluster.find(&api, RELAY_SERVICE).await? else {
         return Ok(Vec::new());
     };
-    let balanced = load_balancers(&service);
+    let balanced = addresses(
+        load_balancers(&service),
+        &ports(&service, |port| Some(port.port)),
+    );
     if !balanced.is_empty() {
         return Ok(balanced);
     }
-    let Some(node_port) = node_port(&service) else {
+    let node_ports = ports(&service, |port| port.node_port);
+    if node_ports.is_empty() {
         return Ok(Vec::new());
-    };
+    }
     let nodes = cluster
         .list(&cluster.clusterwide::<Node>(), ListParams::default())
         .await?;
@@ -129,14 +143,46 @@ pub async fn relay_addresses(cluster: &Cluster) -> Result<Vec<HostPort>, Cluster
         .iter()
         .filter(|node| is_ready(node))
         .filter_map(node_host);
-    let mut addresses: Vec<HostPort> = hosts
-        .filter_map(|host| HostPort::new(&host, node_port).ok())
-        .collect();
-    addresses.truncate(fairway_identity::limits::TICKET_RELAYS);
-    Ok(addresses)
+    Ok(addresses(hosts, &node_ports))
 }
 
-fn load_balancers(service: &Service) -> Vec<HostPort> {
+/// As many hosts, with all their transports, as a ticket has room for.
+fn addresses(hosts: impl Iterator<Item = String>, ports: &[(Transport, u16)]) -> Vec<RelayAddress> {
+    let of = |host: String| {
+        let address = move |&(transport, port): &(Transport, u16)| {
+            let at = HostPort::new(&host, port).ok()?;
+            Some(RelayAddress::new(transport, at))
+        };
+        ports.iter().filter_map(address)
+    };
+    hosts
+        .take(HOSTS_MAX)
+        .flat_map(of)
+        .take(fairway_identity::limits::TICKET_RELAYS)
+        .collect()
+}
+
+/// The Service's ports for links by transport, the preferred first.
+fn ports(service: &Service, number: impl Fn(&ServicePort) -> Option<i32>) -> Vec<(Transport, u16)> {
+    let known = service.spec.as_ref().and_then(|spec| spec.ports.as_ref());
+    let found = |protocol: &str, port: i32| {
+        let protocol_of = |port: &ServicePort| port.protocol.clone().unwrap_or("TCP".to_owned());
+        let known = known.into_iter().flatten();
+        let mut same = known.filter(|p| p.port == port && protocol_of(p) == protocol);
+        u16::try_from(number(same.next()?)?).ok()
+    };
+    let mut ports: Vec<_> = LINKS_PORTS
+        .into_iter()
+        .flat_map(|(protocol, port, transports)| {
+            let number = found(protocol, port);
+            transports.iter().filter_map(move |&t| Some((t, number?)))
+        })
+        .collect();
+    ports.sort();
+    ports
+}
+
+fn load_balancers(service: &Service) -> impl Iterator<Item = String> {
     let status = service
         .status
         .as_ref()
@@ -145,22 +191,7 @@ fn load_balancers(service: &Service) -> Vec<HostPort> {
         .and_then(|balancer| balancer.ingress.as_ref())
         .into_iter()
         .flatten();
-    ingress
-        .filter_map(|ingress| {
-            let host = ingress.hostname.as_deref().or(ingress.ip.as_deref())?;
-            HostPort::new(host, LINKS_PORT).ok()
-        })
-        .take(fairway_identity::limits::TICKET_RELAYS)
-        .collect()
-}
-
-fn node_port(service: &Service) -> Option<u16> {
-    let ports = service.spec.as_ref()?.ports.as_ref()?;
-    let port = ports
-        .iter()
-        .find(|port| port.port == i32::from(LINKS_PORT))?
-        .node_port?;
-    u16::try_from(port).ok()
+    ingress.filter_map(|ingress| ingress.hostname.clone().or(ingress.ip.clone()))
 }
 
 fn is_ready(node: &Node) -> bool {
@@ -227,10 +258,28 @@ mod tests {
             "spec": {"ports": [{"port": 7440, "nodePort": 30740}]},
             "status": {"loadBalancer": {"ingress": [{"hostname": "lb.example.com"}, {"ip": "203.0.113.1"}]}},
         });
-        let inside = json!({"spec": {"ports": [{"port": 7440}]}});
+        let inside = json!({"spec": {"ports": [{"port": 7440}, {"port": 7443}]}});
+        let all = json!({"spec": {"ports": [
+            {"port": 7440, "nodePort": 30740, "protocol": "TCP"},
+            {"port": 7440, "nodePort": 30741, "protocol": "UDP"},
+            {"port": 7443, "nodePort": 30743},
+        ]}});
         for (object, want) in [
             (node_port, vec!["203.0.113.7:30740", "198.18.0.3:30740"]),
             (balanced, vec!["lb.example.com:7440", "203.0.113.1:7440"]),
+            (
+                all,
+                vec![
+                    "quic://203.0.113.7:30741",
+                    "203.0.113.7:30740",
+                    "tls://203.0.113.7:30743",
+                    "wss://203.0.113.7:30743",
+                    "quic://198.18.0.3:30741",
+                    "198.18.0.3:30740",
+                    "tls://198.18.0.3:30743",
+                    "wss://198.18.0.3:30743",
+                ],
+            ),
             (inside, vec![]),
         ] {
             let fake = FakeCluster::new()

@@ -6,7 +6,7 @@
 use std::io::Write;
 
 use fairway_crds::{DeviceIdentity, DeviceState, EnrollmentTicket, EnrollmentTicketSpec};
-use fairway_identity::{HostPort, Label, NameError, Ticket, TicketError};
+use fairway_identity::{Label, NameError, RelayAddress, Ticket, TicketError};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::api::ObjectMeta;
@@ -66,7 +66,7 @@ pub enum TicketCommandError {
     },
     /// Nobody says where the relays are.
     #[error(
-        "where devices reach the relays is not known: name it by --relay HOST:PORT, or for good by the chart's value relay.externalAddresses"
+        "where devices reach the relays is not known: name it by --relay (HOST:PORT, or quic://HOST:PORT and so on), or for good by the chart's value relay.externalAddresses"
     )]
     NoRelay(#[source] Option<Box<ClusterError>>),
     /// The ticket cannot be put together.
@@ -135,7 +135,7 @@ async fn relays(
     cluster: &Cluster,
     args: &TicketArgs,
     trust: &Trust,
-) -> Result<Vec<HostPort>, TicketCommandError> {
+) -> Result<Vec<RelayAddress>, TicketCommandError> {
     if !args.relay.is_empty() {
         return Ok(args.relay.clone());
     }
@@ -153,7 +153,7 @@ fn ticket(
     cluster: &Cluster,
     device: &DeviceIdentity,
     trust: &Trust,
-    relays: Vec<HostPort>,
+    relays: Vec<RelayAddress>,
     seed: [u8; 32],
 ) -> Result<Ticket, TicketCommandError> {
     let name = device.name_any();
@@ -367,7 +367,7 @@ mod tests {
             result
                 .unwrap_err()
                 .to_string()
-                .contains("--relay HOST:PORT")
+                .contains("--relay (HOST:PORT")
         );
         assert!(out.is_empty());
     }

@@ -99,8 +99,10 @@ fn values_that_make_no_sense_are_refused() {
         "relay.service.type=ExternalName",
         "relay.service.nodePort=70000",
         "relay.externalAddresses={relay.example.com}",
-        "relay.externalAddresses={a:1,b:1,c:1,d:1,e:1}",
+        "relay.externalAddresses={a:1,b:1,c:1,d:1,e:1,f:1,g:1,h:1,i:1,j:1,k:1,l:1,m:1,n:1,o:1,p:1,q:1}",
         "relay.externalAddresses={https://relay.example.com:1}",
+        "relay.tls.secretName=Relay",
+        "relay.service.quic=maybe",
         "sidecar.resources.limits.memory=lots",
         "replicas=3",
         "relay.replica=3",
@@ -114,6 +116,9 @@ fn values_that_make_no_sense_are_refused() {
     for good in [
         "trustDomain=example.com",
         "relay.externalAddresses={relay.example.com:443,203.0.113.9:30740,[2001:db8::1]:7440}",
+        "relay.externalAddresses={quic://relay.example.com:7440,wss://relay.example.com:443}",
+        "relay.tls.secretName=relay-tls",
+        "relay.service.quic=false",
         "relay.service.type=ClusterIP",
         "injector.excludedNamespaces={cilium}",
     ] {
@@ -126,7 +131,11 @@ fn values_that_make_no_sense_are_refused() {
 fn values_reach_their_places() {
     let rendered = render(&[
         "--set",
-        "trustDomain=example.com,image.registry=r.example.com/f,image.tag=v9,relay.service.nodePort=30740",
+        "trustDomain=example.com,image.registry=r.example.com/f,image.tag=v9",
+        "--set",
+        "relay.service.nodePort=30740,relay.service.quicNodePort=30741,relay.service.tlsNodePort=30743",
+        "--set",
+        "relay.tls.secretName=relay-tls",
         "--set",
         "relay.externalAddresses={a.example.com:1,b.example.com:2},image.pullSecrets={pull}",
         "--set",
@@ -142,6 +151,10 @@ fn values_reach_their_places() {
         "value: \"example.com\"",
         "value: \"http://c:4317\"",
         "nodePort: 30740",
+        "nodePort: 30741",
+        "nodePort: 30743",
+        "secret: {secretName: relay-tls, defaultMode: 0440}",
+        "value: /var/run/secrets/fairway-tls/tls.key",
         "- name: pull",
         "values: [kube-system, kube-public, kube-node-lease, fairway-system, cilium]",
     ] {

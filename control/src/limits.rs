@@ -11,6 +11,10 @@ pub const LINK_HEADER: usize = 8;
 /// (1,184 bytes of ML-KEM key, a 4 KiB hello) are far below.
 pub const LINK_PAYLOAD_MAX: usize = 16 * 1024 + 512;
 
+/// Largest payload of a DATAGRAM frame: a channel's largest datagram (1,200
+/// bytes) as a packet, rounded up.
+pub const LINK_DATAGRAM_MAX: usize = 1_280;
+
 /// Credit that each direction of a circuit starts with, in DATA payload
 /// bytes. Enough for 80 Mbit/s at a round trip of 100 ms; a relay's memory for
 /// a circuit whose reader stalls is bounded by it.
@@ -66,6 +70,16 @@ pub const ATTRIBUTES_MAX: usize = fairway_identity::limits::ATTRIBUTES;
 
 /// Doors (Service ports) of one pod: 16 Services with 16 ports each.
 pub const DOORS_MAX: usize = 256;
+
+/// Services that a device may offer: as many as its DeviceIdentity can name.
+pub const SERVICES_MAX: usize = fairway_identity::limits::SERVICES;
+
+/// Longest name of a service that a device offers.
+pub const SERVICE_NAME_MAX: usize = fairway_identity::limits::DEVICE_SERVICE_NAME_LEN;
+
+/// Tickets that a relay is told about. Holders of others draw on the budget of
+/// those who show nothing.
+pub const TICKETS_MAX: usize = 8 * 1024;
 
 /// Relays that an endpoint is told about.
 pub const RELAYS_MAX: usize = 32;

@@ -9,6 +9,10 @@ use crate::wire::Violation;
 
 /// A name is not registered at this relay.
 pub const NOT_HERE: &str = "not-here";
+/// A name is registered at this relay, but not by the instance asked for.
+pub const OTHER_INSTANCE: &str = "other-instance";
+/// A circuit was opened to move a session that the callee does not have.
+pub const UNKNOWN_SESSION: &str = "unknown-session";
 /// The sender used more credit than it was given.
 pub const CREDIT_OVERRUN: &str = "credit-overrun";
 /// The peer broke the protocol.

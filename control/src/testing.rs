@@ -4,7 +4,8 @@
 use std::fmt::Debug;
 
 use fairway_identity::{
-    Address, Ed25519Key, HostPort, Label, Serial, Signer, SpiffeId, Uid, UnixSeconds, VerifyingKey,
+    Address, Ed25519Key, HostPort, Label, RelayAddress, Serial, Signer, SpiffeId, Transport, Uid,
+    UnixSeconds, VerifyingKey,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -129,9 +130,14 @@ pub(crate) fn longest_reason() -> Reason {
     Reason::new("x", "y".repeat(REASON_TEXT_MAX))
 }
 
-pub(crate) fn host_port() -> impl Strategy<Value = HostPort> {
-    ("[a-z]{1,10}\\.[a-z]{2,5}", 1..=u16::MAX)
-        .prop_map(|(host, port)| HostPort::new(&host, port).expect("a host and port"))
+pub(crate) fn relay_address() -> impl Strategy<Value = RelayAddress> {
+    let host = "[a-z]{1,10}\\.[a-z]{2,5}";
+    (prop::sample::select(&Transport::ALL), host, 1..=u16::MAX).prop_map(
+        |(transport, host, port)| {
+            let at = HostPort::new(&host, port).expect("a host and port");
+            RelayAddress::new(transport, at)
+        },
+    )
 }
 
 pub(crate) fn spiffe_id() -> impl Strategy<Value = SpiffeId> {

@@ -11,7 +11,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{limits, schema};
+use crate::{limits, rules, schema};
 
 /// A policy belongs to whoever is called, as a lock belongs to a door: it
 /// speaks for callees in its own namespace, and for nobody else.
@@ -64,13 +64,11 @@ pub struct ChannelPolicySpec {
     pub target: TargetSpec,
     /// Callers; one match is enough.
     #[schemars(length(max = limits::RULES_MAX))]
-    #[x_kube(validation = Rule::new("self.size() > 0")
-        .message("write who may call, for example `- devices: {namespaces: [factory]}`; a policy for nobody says nothing"))]
+    #[x_kube(validation = rules::not_empty("write who may call, for example `- devices: {namespaces: [factory]}`; a policy for nobody says nothing"))]
     pub from: Vec<CallerSpec>,
     /// What they may open; one match is enough.
     #[schemars(length(max = limits::RULES_MAX))]
-    #[x_kube(validation = Rule::new("self.size() > 0")
-        .message("write what may be opened, for example `- port: 8080`, or `- any: true` for every port or service"))]
+    #[x_kube(validation = rules::not_empty("write what may be opened, for example `- port: 8080`, or `- any: true` for every port or service"))]
     pub to: Vec<DoorSpec>,
 }
 
@@ -123,7 +121,7 @@ pub struct WorkloadTarget {
     /// Every pod of the namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "bool")]
-    #[x_kube(validation = Rule::new("self").message("`any` is `true` or left out"))]
+    #[x_kube(validation = rules::only_true())]
     pub any: Option<bool>,
 }
 
@@ -138,8 +136,7 @@ pub struct PodSelector {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::match_labels")]
     #[x_kube(
-        validation = Rule::new("self.size() > 0")
-            .message("write at least one label, or leave `matchLabels` out"),
+        validation = rules::not_empty("write at least one label, or leave `matchLabels` out"),
         validation = Rule::new(format!("self.all(k, k.matches('{}'))", schema::LABEL_KEY_PATTERN))
             .message("write keys of labels as Kubernetes has them, for example app.kubernetes.io/name")
     )]
@@ -147,15 +144,13 @@ pub struct PodSelector {
     /// Further requirements; all must hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Vec<LabelExpression>", length(max = limits::EXPRESSIONS_MAX))]
-    #[x_kube(validation = Rule::new("self.size() > 0")
-        .message("write at least one expression, or leave `matchExpressions` out"))]
+    #[x_kube(validation = rules::not_empty("write at least one expression, or leave `matchExpressions` out"))]
     pub match_expressions: Option<Vec<LabelExpression>>,
 }
 
 /// One requirement on a label.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
-#[x_kube(validation = Rule::new("self.operator in ['In', 'NotIn'] ? (has(self.values) && self.values.size() > 0) : !has(self.values)")
-    .message("operators In and NotIn need `values`; Exists and DoesNotExist must not have them"))]
+#[x_kube(validation = rules::values_by_operator())]
 #[serde(rename_all = "camelCase")]
 pub struct LabelExpression {
     /// Key of the label.
@@ -180,36 +175,31 @@ pub struct DeviceTarget {
     /// Devices by name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::names")]
-    #[x_kube(validation = Rule::new("self.size() > 0")
-        .message("an empty list of names is refused: leave `names` out to select by attributes alone"))]
+    #[x_kube(validation = rules::not_empty("an empty list of names is refused: leave `names` out to select by attributes alone"))]
     pub names: Option<Vec<String>>,
     /// Attributes that must have these values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::match_attributes")]
     #[x_kube(
-        validation = Rule::new("self.size() > 0")
-            .message("write at least one attribute, or leave `matchAttributes` out"),
-        validation = Rule::new(format!("self.all(k, k.matches('{}') && self[k].matches('{}'))", schema::ATTRIBUTE_KEY_PATTERN, schema::ATTRIBUTE_VALUE_PATTERN))
-            .message("write attributes as a DeviceIdentity has them: keys of a-z, 0-9, '-', '_' and '.', values of A-Z too")
+        validation = rules::not_empty("write at least one attribute, or leave `matchAttributes` out"),
+        validation = rules::attributes()
     )]
     pub match_attributes: Option<BTreeMap<String, String>>,
     /// Further requirements; all must hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Vec<AttributeExpression>", length(max = limits::EXPRESSIONS_MAX))]
-    #[x_kube(validation = Rule::new("self.size() > 0")
-        .message("write at least one expression, or leave `matchExpressions` out"))]
+    #[x_kube(validation = rules::not_empty("write at least one expression, or leave `matchExpressions` out"))]
     pub match_expressions: Option<Vec<AttributeExpression>>,
     /// Every device of the namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "bool")]
-    #[x_kube(validation = Rule::new("self").message("`any` is `true` or left out"))]
+    #[x_kube(validation = rules::only_true())]
     pub any: Option<bool>,
 }
 
 /// One requirement on an attribute.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
-#[x_kube(validation = Rule::new("self.operator in ['In', 'NotIn'] ? (has(self.values) && self.values.size() > 0) : !has(self.values)")
-    .message("operators In and NotIn need `values`; Exists and DoesNotExist must not have them"))]
+#[x_kube(validation = rules::values_by_operator())]
 #[serde(rename_all = "camelCase")]
 pub struct AttributeExpression {
     /// Key of the attribute.
@@ -259,33 +249,27 @@ pub struct DeviceCallers {
     /// Namespaces of the devices; `["*"]` means every namespace.
     #[schemars(schema_with = "schema::namespaces")]
     #[x_kube(
-        validation = Rule::new("self.size() > 0")
-            .message("write the namespaces of the calling devices, or `namespaces: [\"*\"]` to mean every namespace"),
-        validation = Rule::new("!self.exists(n, n == '*') || self.size() == 1")
-            .message("`*` already means every namespace: write it alone")
+        validation = rules::not_empty("write the namespaces of the calling devices, or `namespaces: [\"*\"]` to mean every namespace"),
+        validation = rules::star_alone("`*` already means every namespace: write it alone")
     )]
     pub namespaces: Vec<String>,
     /// Devices by name; left out, the name does not matter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::names")]
-    #[x_kube(validation = Rule::new("self.size() > 0")
-        .message("an empty list of names is refused: leave `names` out to mean every device of the namespaces"))]
+    #[x_kube(validation = rules::not_empty("an empty list of names is refused: leave `names` out to mean every device of the namespaces"))]
     pub names: Option<Vec<String>>,
     /// Attributes that must have these values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::match_attributes")]
     #[x_kube(
-        validation = Rule::new("self.size() > 0")
-            .message("write at least one attribute, or leave `matchAttributes` out"),
-        validation = Rule::new(format!("self.all(k, k.matches('{}') && self[k].matches('{}'))", schema::ATTRIBUTE_KEY_PATTERN, schema::ATTRIBUTE_VALUE_PATTERN))
-            .message("write attributes as a DeviceIdentity has them: keys of a-z, 0-9, '-', '_' and '.', values of A-Z too")
+        validation = rules::not_empty("write at least one attribute, or leave `matchAttributes` out"),
+        validation = rules::attributes()
     )]
     pub match_attributes: Option<BTreeMap<String, String>>,
     /// Further requirements; all must hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Vec<AttributeExpression>", length(max = limits::EXPRESSIONS_MAX))]
-    #[x_kube(validation = Rule::new("self.size() > 0")
-        .message("write at least one expression, or leave `matchExpressions` out"))]
+    #[x_kube(validation = rules::not_empty("write at least one expression, or leave `matchExpressions` out"))]
     pub match_expressions: Option<Vec<AttributeExpression>>,
 }
 
@@ -296,20 +280,16 @@ pub struct WorkloadCallers {
     /// Namespaces of the workloads; `["*"]` means every namespace.
     #[schemars(schema_with = "schema::namespaces")]
     #[x_kube(
-        validation = Rule::new("self.size() > 0")
-            .message("write the namespaces of the calling workloads, or `namespaces: [\"*\"]` to mean every namespace"),
-        validation = Rule::new("!self.exists(n, n == '*') || self.size() == 1")
-            .message("`*` already means every namespace: write it alone")
+        validation = rules::not_empty("write the namespaces of the calling workloads, or `namespaces: [\"*\"]` to mean every namespace"),
+        validation = rules::star_alone("`*` already means every namespace: write it alone")
     )]
     pub namespaces: Vec<String>,
     /// ServiceAccounts of the workloads; `*` means every one but `default`,
     /// which has to be named to be meant.
     #[schemars(schema_with = "schema::service_accounts")]
     #[x_kube(
-        validation = Rule::new("self.size() > 0")
-            .message("write the ServiceAccounts of the calling workloads, or `serviceAccounts: [\"*\"]` to mean every one but `default`"),
-        validation = Rule::new("!self.exists(n, n == '*') || self.size() == 1")
-            .message("`*` already means every ServiceAccount but `default`: write it alone, and another entry of `from` that names `default` if that is meant too")
+        validation = rules::not_empty("write the ServiceAccounts of the calling workloads, or `serviceAccounts: [\"*\"]` to mean every one but `default`"),
+        validation = rules::star_alone("`*` already means every ServiceAccount but `default`: write it alone, and another entry of `from` that names `default` if that is meant too")
     )]
     pub service_accounts: Vec<String>,
 }
@@ -333,13 +313,13 @@ pub struct DoorSpec {
     /// A service of a device, by its name in the DeviceIdentity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(max = limits::DEVICE_SERVICE_BYTES_MAX))]
-    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
+    #[x_kube(validation = Rule::new(format!("self.matches('{}')", rules::SERVICE_PATTERN))
         .message("write the name of a service of the device, for example metrics"))]
     pub service: Option<String>,
     /// Every port or service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "bool")]
-    #[x_kube(validation = Rule::new("self").message("`any` is `true` or left out"))]
+    #[x_kube(validation = rules::only_true())]
     pub any: Option<bool>,
     /// What is spoken. `HTTP` is parsed and checked request by request.
     #[serde(default)]
@@ -347,8 +327,7 @@ pub struct DoorSpec {
     /// Requests; one match is enough. Left out with `protocol: HTTP`: every request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Vec<HttpRuleSpec>", length(max = limits::HTTP_RULES_MAX))]
-    #[x_kube(validation = Rule::new("self.size() > 0")
-        .message("an empty list of HTTP rules is refused: leave `http` out to mean every request"))]
+    #[x_kube(validation = rules::not_empty("an empty list of HTTP rules is refused: leave `http` out to mean every request"))]
     pub http: Option<Vec<HttpRuleSpec>>,
 }
 
@@ -373,15 +352,13 @@ pub struct HttpRuleSpec {
     /// Methods, in upper case; left out, the method does not matter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::methods")]
-    #[x_kube(validation = Rule::new("self.size() > 0")
-        .message("an empty list of methods is refused: leave `methods` out to mean every method"))]
+    #[x_kube(validation = rules::not_empty("an empty list of methods is refused: leave `methods` out to mean every method"))]
     pub methods: Option<Vec<String>>,
     /// Paths: exact, or up to a trailing `/*`; left out, the path does not matter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::paths")]
     #[x_kube(
-        validation = Rule::new("self.size() > 0")
-            .message("an empty list of paths is refused: leave `paths` out to mean every path"),
+        validation = rules::not_empty("an empty list of paths is refused: leave `paths` out to mean every path"),
         validation = Rule::new("self.all(p, p.startsWith('/') && (p.indexOf('*') == -1 || (p.endsWith('/*') && p.indexOf('*') == p.size() - 1)))")
             .message("write a path from its first slash, either exact (`/v1/readings`) or with one `*` after the last slash (`/v1/readings/*`)"),
         validation = Rule::new("self.all(p, !p.matches('[?#%\\\\\\\\ ]|//|/\\\\.\\\\.?(/|$)'))")

@@ -24,9 +24,6 @@ pub struct DeviceClaims {
     pub uid: String,
     /// Attributes, as they are signed.
     pub attributes: BTreeMap<String, String>,
-    /// Services that the device may offer. They are not in its credential:
-    /// the authority tells them to the device, which maps them to addresses.
-    pub services: Vec<String>,
     /// Lifetime of the credential in seconds.
     pub ttl_seconds: u32,
     /// Whether a credential may be issued at all.
@@ -97,7 +94,7 @@ impl DeviceIdentity {
             .namespace()
             .ok_or(ClaimsError::Incomplete("namespace"))?;
         check_attributes(&self.spec.attributes)?;
-        check_services(&self.spec.services)?;
+        check_services(self.spec.services.as_deref().unwrap_or_default())?;
         let ttl_seconds = self.spec.credential.ttl_seconds;
         if !(CREDENTIAL_TTL_SECONDS_MIN..=CREDENTIAL_TTL_SECONDS_MAX).contains(&ttl_seconds) {
             return Err(ClaimsError::Ttl(ttl_seconds));
@@ -107,7 +104,6 @@ impl DeviceIdentity {
             name: label("name", &self.name_any())?,
             uid,
             attributes: self.spec.attributes.clone(),
-            services: self.spec.services.clone(),
             ttl_seconds,
             state: self.spec.state,
         })

@@ -11,7 +11,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{limits, schema};
+use crate::{limits, rules, schema};
 
 /// What the owner of a fleet says about one device.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -54,13 +54,14 @@ pub struct DeviceIdentitySpec {
     )]
     pub attributes: BTreeMap<String, String>,
 
-    /// Names of the services that the device offers. The device's own
-    /// configuration maps them to local addresses.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// Names of the services that the device may offer: of those in the
+    /// device's own configuration, which maps them to local addresses, only
+    /// these. Left out: all of them. An empty list: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::device_services")]
-    #[x_kube(validation = Rule::new("self.all(s, s.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$'))")
+    #[x_kube(validation = Rule::new(format!("self.all(s, s.matches('{}'))", rules::SERVICE_PATTERN))
         .message("write names of services with at most 15 of a-z, 0-9 and '-', for example metrics; ports and addresses belong into the device's own configuration"))]
-    pub services: Vec<String>,
+    pub services: Option<Vec<String>>,
 
     /// The credential that the device gets.
     #[serde(default)]

@@ -24,6 +24,7 @@ pub mod device;
 pub mod generate;
 pub mod labels;
 pub mod limits;
+mod rules;
 mod schema;
 pub mod selector;
 pub mod ticket;

@@ -14,7 +14,9 @@ use axum::routing::get;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
+use crate::accept::Acceptor;
 use crate::drain::Drain;
+use crate::http;
 use crate::readiness::Readiness;
 
 /// Where the admin servers listen. Flatten it into a binary's options.
@@ -61,7 +63,7 @@ pub enum AdminError {
 pub struct AdminServer {
     admin_addr: SocketAddr,
     debug_addr: SocketAddr,
-    _tasks: tokio::task::JoinSet<io::Result<()>>,
+    _tasks: tokio::task::JoinSet<()>,
 }
 
 impl AdminServer {
@@ -102,7 +104,7 @@ impl AdminServer {
         }
         let admin_listener = listen(args.admin_listen).await?;
         let debug_listener = listen(args.debug_listen).await?;
-        let bound = |listener: &TcpListener, asked| listener.local_addr().unwrap_or(asked);
+        let bound = |listener: &Acceptor, asked| listener.local_addr().unwrap_or(asked);
         let admin_addr = bound(&admin_listener, args.admin_listen);
         let debug_addr = bound(&debug_listener, args.debug_listen);
         let mut tasks = tokio::task::JoinSet::new();
@@ -112,8 +114,8 @@ impl AdminServer {
             drain,
         })
         .merge(more);
-        tasks.spawn(async move { axum::serve(admin_listener, admin_router).await });
-        tasks.spawn(async move { axum::serve(debug_listener, debug_router(debug_state)).await });
+        tasks.spawn(http::serve(admin_listener, admin_router));
+        tasks.spawn(http::serve(debug_listener, debug_router(debug_state)));
         tracing::info!(event = "admin", %admin_addr, %debug_addr, "admin ports are up");
         Ok(Self {
             admin_addr,
@@ -140,9 +142,10 @@ struct AdminState {
     drain: Drain,
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, AdminError> {
+async fn listen(address: SocketAddr) -> Result<Acceptor, AdminError> {
     TcpListener::bind(address)
         .await
+        .and_then(Acceptor::new)
         .map_err(|source| AdminError::Listen { address, source })
 }
 

@@ -27,20 +27,28 @@
 //! ```
 //!
 //! Reading order: [`drain`](Drain), [`readiness`](Readiness),
-//! [`admin`](AdminServer), [`log`](LogArgs).
+//! [`admin`](AdminServer), [`log`](LogArgs), and for those that listen
+//! [`gate`](Gate), [`rate`](Rate), [`accept`](Acceptor).
 //!
 //! Never in here: anything that knows what the process is for.
 
+mod accept;
 mod admin;
 mod drain;
 mod files;
+mod gate;
+mod http;
 mod log;
+mod rate;
 mod readiness;
 
+pub use self::accept::{Acceptor, FILES_RESERVED, is_out_of_files, say_and_close};
 pub use self::admin::{AdminArgs, AdminError, AdminServer, DebugState};
 pub use self::drain::{Drain, DrainGuard, Finished};
 pub use self::files::raise_open_files_limit;
+pub use self::gate::{Entry, Gate, GateLimits, NotAdmitted};
 pub use self::log::{LogArgs, LogError, LogFormat, Telemetry};
+pub use self::rate::{Rate, TokenBucket};
 pub use self::readiness::{Readiness, ReadyTask};
 /// For [`AdminServer::start_with`].
 pub use axum;

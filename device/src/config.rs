@@ -2,11 +2,14 @@
 //! own file: the cluster never says what to dial on a device.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use fairway_endpoint::LinkOptions;
 use fairway_endpoint::portal::InletSpec;
-use fairway_identity::Destination;
+use fairway_endpoint::transport::{ProxyError, ProxyUse, TlsTrust, TlsTrustError};
+use fairway_identity::{AddressError, Destination, RelayAddress};
 use serde::Deserialize;
 
 /// Largest config file, in bytes; a larger one is a mistake.
@@ -16,7 +19,8 @@ const MAX_FILE: u64 = 1024 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// What callers in the cluster may reach, if policy allows it.
+    /// What callers in the cluster may reach, if policy allows it and the
+    /// DeviceIdentity names it (or names none at all).
     pub services: Vec<ServiceConfig>,
     /// Loopback ports that lead to one destination each.
     pub inlets: Vec<InletConfig>,
@@ -24,6 +28,32 @@ pub struct Config {
     pub proxy: Option<SocketAddr>,
     /// Whose time to believe.
     pub clock: ClockConfig,
+    /// Where relays are (`HOST:PORT` for TCP, or with `quic://`, `tls://` or
+    /// `wss://` before it), instead of what ticket and authority say. The
+    /// transports are tried in this order: QUIC, TCP, TLS, WebSocket.
+    pub relays: Vec<String>,
+    /// An HTTP proxy that leads to the relays, for all transports but QUIC:
+    /// `http://HOST:PORT` or `http://USER:PASSWORD@HOST:PORT`. Unless it is
+    /// given, `HTTPS_PROXY` and `NO_PROXY` say, for TLS and WebSocket; `none`
+    /// ignores these too.
+    pub https_proxy: Option<ProxyUrl>,
+    /// A PEM file with the authorities that must have signed a relay's TLS
+    /// certificate (TLS, WebSocket, QUIC). Without it any certificate will do:
+    /// the link's own handshake authenticates the relay in any case.
+    pub tls_ca: Option<PathBuf>,
+}
+
+/// A proxy's URL, perhaps with a password, which `Debug` leaves out.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct ProxyUrl(String);
+
+impl fmt::Debug for ProxyUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What comes before the last @ is secret.
+        let shown = self.0.rsplit('@').next().unwrap_or_default();
+        f.debug_tuple("ProxyUrl").field(&shown).finish()
+    }
 }
 
 /// Whose time a device believes.
@@ -111,6 +141,36 @@ pub enum ConfigError {
         #[source]
         source: fairway_identity::AddressError,
     },
+    /// A relay's address is not usable.
+    #[error("relays: {text:?} is not usable")]
+    Relay {
+        /// What was written.
+        text: String,
+        /// What is wrong with it.
+        #[source]
+        source: AddressError,
+    },
+    /// The proxy to the relays is not usable.
+    #[error("https_proxy is not usable")]
+    HttpsProxy(#[source] ProxyError),
+    /// The file with authorities cannot be read.
+    #[error("tls_ca: cannot read {path}")]
+    TlsCa {
+        /// The file.
+        path: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file with authorities is of no use.
+    #[error("tls_ca: {path} is not usable")]
+    TlsTrust {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        #[source]
+        source: TlsTrustError,
+    },
     /// The proxy would listen where others can reach it.
     #[error(
         "the proxy may listen on loopback only, not on {0}: whoever reaches it speaks with this device's identity"
@@ -126,6 +186,9 @@ impl Default for Config {
             inlets: Vec::new(),
             proxy: Some((Ipv4Addr::LOCALHOST, 7480).into()),
             clock: ClockConfig::default(),
+            relays: Vec::new(),
+            https_proxy: None,
+            tls_ca: None,
         }
     }
 }
@@ -179,7 +242,41 @@ impl Config {
         if let Some(proxy) = self.proxy.filter(|proxy| !proxy.ip().is_loopback()) {
             return Err(ConfigError::ProxyNotLoopback(proxy));
         }
+        self.relay_addresses()?;
+        self.link_options()?;
         self.inlet_specs().map(drop)
+    }
+
+    /// The relays that are written down here, if any.
+    ///
+    /// # Errors
+    /// One of them is no address of a relay.
+    pub fn relay_addresses(&self) -> Result<Vec<RelayAddress>, ConfigError> {
+        let parse = |text: &String| {
+            text.parse().map_err(|source| ConfigError::Relay {
+                text: text.clone(),
+                source,
+            })
+        };
+        self.relays.iter().map(parse).collect()
+    }
+
+    /// How relays are dialled.
+    ///
+    /// # Errors
+    /// The proxy's URL is none, or the file with authorities is of no use.
+    pub fn link_options(&self) -> Result<LinkOptions, ConfigError> {
+        let proxy = match self.https_proxy.as_ref().map(|url| url.0.as_str()) {
+            None => ProxyUse::from_env(),
+            Some("none") => ProxyUse::None,
+            Some(url) => ProxyUse::from_url(url).map_err(ConfigError::HttpsProxy)?,
+        };
+        let tls_trust = self.tls_ca.as_deref().map(tls_trust).transpose()?;
+        Ok(LinkOptions {
+            tls_trust: tls_trust.unwrap_or_default(),
+            proxy,
+            ..LinkOptions::default()
+        })
     }
 
     /// The inlets, with their destinations parsed.
@@ -212,6 +309,18 @@ impl Config {
     }
 }
 
+fn tls_trust(path: &Path) -> Result<TlsTrust, ConfigError> {
+    let shown = || path.display().to_string();
+    let pem = std::fs::read(path).map_err(|source| ConfigError::TlsCa {
+        path: shown(),
+        source,
+    })?;
+    TlsTrust::from_pem(&pem).map_err(|source| ConfigError::TlsTrust {
+        path: shown(),
+        source,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,6 +346,22 @@ mod tests {
     }
 
     #[test]
+    fn the_way_to_the_relays() {
+        let config = read(
+            "relays: [quic://relay.example.com:7440, 'relay.example.com:7440']\n\
+             https_proxy: http://user:secret@proxy.example.com:3128\n",
+        )
+        .unwrap();
+        let relays = config.relay_addresses().unwrap();
+        assert_eq!(relays[0].to_string(), "quic://relay.example.com:7440");
+        let debug = format!("{config:?} {:?}", config.link_options().unwrap());
+        assert!(debug.contains("proxy.example.com:3128"), "{debug}");
+        assert!(!debug.contains("secret"), "{debug}");
+        let none = read("https_proxy: none").unwrap().link_options().unwrap();
+        assert!(matches!(none.proxy, ProxyUse::None));
+    }
+
+    #[test]
     fn what_is_refused() {
         for (text, expected) in [
             ("servces: []", "not understood"),
@@ -257,6 +382,14 @@ mod tests {
                 "not usable",
             ),
             ("proxy: 0.0.0.0:7480", "loopback only"),
+            (
+                "relays: [relay.example.com]",
+                "relays: \"relay.example.com\"",
+            ),
+            ("relays: ['https://relay.example.com:1']", "relays: "),
+            ("https_proxy: https://proxy:1", "https_proxy"),
+            ("tls_ca: /nonexistent", "tls_ca: cannot read /nonexistent"),
+            ("tls_ca: /dev/null", "tls_ca: /dev/null is not usable"),
         ] {
             let error = read(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");

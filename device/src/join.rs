@@ -1,15 +1,16 @@
 //! Enrolment: a ticket becomes an identity of the device's own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fairway_endpoint::{
     AuthorityClient, AuthorityError, ClockSource, Endpoint, EndpointConfig, Keep, OpenError,
     StartError, Store as _,
 };
-use fairway_identity::{Ticket, UnixSeconds};
+use fairway_identity::{Ed25519Key, Ticket, UnixSeconds};
 use tokio::time::Instant;
 
-use crate::{Enrolment, StateDir, StateError};
+use crate::{Config, ConfigError, Enrolment, StateDir, StateError};
 
 /// How long to wait for an authority that is not at the relay yet.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -33,6 +34,9 @@ pub enum JoinError {
     /// The state directory cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The config cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// What was obtained could not be written.
     #[error(
         "enrolled, but the result could not be kept; make room and join again with the same ticket"
@@ -52,6 +56,7 @@ impl JoinError {
         match self {
             Self::AnotherDevice { .. } => "another-device".to_owned(),
             Self::State(_) | Self::Keep(_) => "state-directory".to_owned(),
+            Self::Config(_) => "config".to_owned(),
             Self::Start(_) => "start".to_owned(),
             Self::Authority(error) => error.reason().into_owned(),
         }
@@ -67,6 +72,18 @@ impl JoinError {
 /// The directory has another identity, no relay was reached, or the authority
 /// refused the ticket.
 pub async fn join(state: &StateDir, ticket: &Ticket) -> Result<Enrolment, JoinError> {
+    join_with(state, ticket, &Config::default()).await
+}
+
+/// The same, by the way to the relays that the config describes, if it does.
+///
+/// # Errors
+/// As for [`join`], and where the config's way is not usable.
+pub async fn join_with(
+    state: &StateDir,
+    ticket: &Ticket,
+    settings: &Config,
+) -> Result<Enrolment, JoinError> {
     let enrolment = Enrolment {
         trust_domain: ticket.trust_domain().clone(),
         namespace: ticket.namespace().clone(),
@@ -95,7 +112,12 @@ pub async fn join(state: &StateDir, ticket: &Ticket) -> Result<Enrolment, JoinEr
     }
     let key = state.key()?;
     let mut config = EndpointConfig::new(enrolment.trust_domain.clone(), enrolment.root);
-    config.relays.clone_from(&enrolment.relays);
+    config.relays = settings.relay_addresses()?;
+    if config.relays.is_empty() {
+        config.relays.clone_from(&enrolment.relays);
+    }
+    config.links = settings.link_options()?;
+    config.ticket = Some(Arc::new(Ed25519Key::from_seed(*ticket.key().seed())));
     config.clock = ClockSource::Unknown {
         floor: state.time_floor(),
     };

@@ -24,8 +24,8 @@ mod join;
 mod run;
 mod state;
 
-pub use self::config::{ClockConfig, Config, ConfigError, InletConfig, ServiceConfig};
-pub use self::join::{JoinError, join};
+pub use self::config::{ClockConfig, Config, ConfigError, InletConfig, ProxyUrl, ServiceConfig};
+pub use self::join::{JoinError, join, join_with};
 pub use self::run::{Device, RunError};
 pub use self::state::{Enrolment, StateDir, StateError};
 pub use fairway_endpoint::{OpenError, Status, Stream, StreamError};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
 use fairway_daemon::{AdminArgs, AdminServer, DebugState, Drain, LogArgs, Readiness, Registry};
-use fairway_device::{Config, Device, StateDir, Ticket, join};
+use fairway_device::{Config, Device, StateDir, Ticket, join_with};
 use fairway_endpoint::Metrics;
 use fairway_endpoint::portal::PortalMetrics;
 
@@ -40,6 +40,9 @@ enum Command {
     Join {
         /// The ticket; `-` reads it from standard input, so that it is in no process list.
         ticket: String,
+        /// How to get to the relays (YAML; the same file as for `run`).
+        #[arg(long, env = "FAIRWAY_CONFIG")]
+        config: Option<PathBuf>,
     },
     /// Keep the device connected.
     Run {
@@ -69,7 +72,9 @@ fn main() -> anyhow::Result<()> {
         .build()?;
     runtime.block_on(async {
         match args.command {
-            Command::Join { ticket } => join_device(&args.state_dir, &args.log, &ticket).await,
+            Command::Join { ticket, config } => {
+                join_device(&args.state_dir, &args.log, &ticket, config.as_deref()).await
+            }
             Command::Run { config, admin } => {
                 run(&args.state_dir, &args.log, config.as_deref(), admin).await
             }
@@ -78,7 +83,13 @@ fn main() -> anyhow::Result<()> {
     })
 }
 
-async fn join_device(state_dir: &Path, log: &LogArgs, ticket: &str) -> anyhow::Result<()> {
+async fn join_device(
+    state_dir: &Path,
+    log: &LogArgs,
+    ticket: &str,
+    config: Option<&Path>,
+) -> anyhow::Result<()> {
+    let config = config.map(Config::read).transpose()?.unwrap_or_default();
     let telemetry = log.init("fairway-device")?;
     let text = if ticket == "-" {
         std::io::read_to_string(std::io::stdin()).context("cannot read the ticket")?
@@ -87,7 +98,7 @@ async fn join_device(state_dir: &Path, log: &LogArgs, ticket: &str) -> anyhow::R
     };
     let ticket: Ticket = text.trim().parse().context("the ticket cannot be used")?;
     let state = StateDir::open(state_dir)?;
-    let result = join(&state, &ticket).await;
+    let result = join_with(&state, &ticket, &config).await;
     telemetry.shutdown();
     match result {
         Ok(enrolment) => {

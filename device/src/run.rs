@@ -150,7 +150,12 @@ fn settings(state: &Arc<StateDir>, config: &Config) -> Result<EndpointConfig, Ru
         name: enrolment.name.clone(),
         key: Arc::new(state.key()?),
     };
-    settings.relays = enrolment.relays;
+    settings.relays = config.relay_addresses()?;
+    settings.relays_fixed = !settings.relays.is_empty();
+    if !settings.relays_fixed {
+        settings.relays = enrolment.relays;
+    }
+    settings.links = config.link_options()?;
     settings.relay_use = RelayUse::One;
     settings.names = vec![Address::Device {
         namespace: enrolment.namespace,

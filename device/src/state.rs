@@ -23,7 +23,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 use fairway_endpoint::{Keep, SavedCredential, Store};
 use fairway_identity::{
-    Ed25519Key, HostPort, Label, RootHash, TrustDomain, UnixSeconds, VerifiedTrustSet,
+    Ed25519Key, Label, RelayAddress, RootHash, TrustDomain, UnixSeconds, VerifiedTrustSet,
 };
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -102,7 +102,7 @@ pub struct Enrolment {
     /// The root that it trusts.
     pub root: RootHash,
     /// Where relays can be reached.
-    pub relays: Vec<HostPort>,
+    pub relays: Vec<RelayAddress>,
 }
 
 /// An open state directory.
@@ -257,7 +257,7 @@ impl StateDir {
         })
     }
 
-    fn keep_relays(&self, relays: &[HostPort]) -> Result<(), StateError> {
+    fn keep_relays(&self, relays: &[RelayAddress]) -> Result<(), StateError> {
         let _guard = self
             .enrolment
             .lock()
@@ -310,7 +310,8 @@ impl From<&Enrolment> for EnrolmentFile {
 fn parse_enrolment(bytes: &[u8], path: &Path) -> Result<Enrolment, StateError> {
     let file: EnrolmentFile =
         serde_json::from_slice(bytes).map_err(|error| damaged(path, error))?;
-    let relays: Result<Vec<HostPort>, _> = file.relays.iter().map(|relay| relay.parse()).collect();
+    let relays: Result<Vec<RelayAddress>, _> =
+        file.relays.iter().map(|relay| relay.parse()).collect();
     Ok(Enrolment {
         trust_domain: TrustDomain::new(&file.trust_domain).map_err(|error| damaged(path, error))?,
         namespace: Label::new(&file.namespace).map_err(|error| damaged(path, error))?,

@@ -83,6 +83,13 @@ fn print_agent(status: &Value) {
             session["streams"]
         );
     }
+    let refused = status["services_not_allowed"].as_array();
+    for service in refused.into_iter().flatten() {
+        println!(
+            "service     {} is not offered: spec.services of the DeviceIdentity does not name it",
+            text(service)
+        );
+    }
     println!("policies    {}", status["policies"]);
 }
 

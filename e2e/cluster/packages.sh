@@ -8,6 +8,7 @@ declare -A package_of=( # program -> Debian's package
   [docker]=docker.io [dockerd]=docker.io [debootstrap]=debootstrap [containerd]=containerd [ctr]=containerd [runc]=runc
   [iptables]=iptables [ip]=iproute2 [jq]=jq [capsh]=libcap2-bin [tcpdump]=tcpdump [mosquitto_pub]=mosquitto-clients
   [cc]=build-essential [objcopy]=binutils [haproxy]=haproxy [curl]=curl [nsenter]=util-linux [flock]=util-linux
+  [tinyproxy]=tinyproxy
 )
 missing=()
 for program in "${!package_of[@]}"; do

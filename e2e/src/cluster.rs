@@ -17,15 +17,46 @@ use crate::wait::{LATER, within};
 /// Where Fairway is installed.
 pub const SYSTEM: &str = "fairway-system";
 
-/// Where devices reach the relay, on each node (see `e2e/values.yaml`).
-pub const RELAY_PORT: u16 = 30740;
+/// A way to the relays: a port of each node (see `e2e/values.yaml`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// QUIC, over UDP.
+    Quic,
+    /// TCP as it is.
+    Tcp,
+    /// TLS, and WebSocket over it.
+    Tls,
+}
+
+impl Way {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Quic, Self::Tcp, Self::Tls];
+
+    /// The NodePort.
+    pub fn port(self) -> u16 {
+        match self {
+            Self::Quic => 30741,
+            Self::Tcp => 30740,
+            Self::Tls => 30743,
+        }
+    }
+
+    /// On the node with this address, as `e2e/device-netns` has it.
+    pub fn target(self, node: &str) -> String {
+        let protocol = match self {
+            Self::Quic => "/udp",
+            Self::Tcp | Self::Tls => "",
+        };
+        format!("{node}:{}{protocol}", self.port())
+    }
+}
 
 /// The cluster of this run.
 pub struct Cluster {
     /// Speaks to the API server.
     pub client: Client,
-    /// `IP:PORT` of the relay's NodePort on each node.
-    pub relays: Vec<String>,
+    /// Addresses of the nodes.
+    pub nodes: Vec<String>,
     images: PathBuf,
     apps: PathBuf,
 }
@@ -49,7 +80,7 @@ impl Cluster {
             .context("no cluster that kubectl would find")?;
         trust_is_published(&client).await?;
         Ok(Self {
-            relays: relays(&client).await?,
+            nodes: nodes(&client).await?,
             client,
             images,
             apps,
@@ -129,7 +160,7 @@ async fn trust_is_published(client: &Client) -> Result<()> {
     Ok(())
 }
 
-async fn relays(client: &Client) -> Result<Vec<String>> {
+async fn nodes(client: &Client) -> Result<Vec<String>> {
     let nodes = Api::<Node>::all(client.clone())
         .list(&ListParams::default())
         .await?;
@@ -139,7 +170,7 @@ async fn relays(client: &Client) -> Result<Vec<String>> {
         .flatten();
     let internal: Vec<String> = addresses
         .filter(|address| address.type_ == "InternalIP")
-        .map(|address| format!("{}:{RELAY_PORT}", address.address))
+        .map(|address| address.address.clone())
         .collect();
     ensure!(!internal.is_empty(), "no node has an address");
     Ok(internal)

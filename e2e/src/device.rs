@@ -1,18 +1,23 @@
-//! A device: a network namespace behind a NAT router from which the relay's
-//! NodePort can be reached and nothing else, and `fairway-device` in it.
+//! A device: a network namespace behind a NAT router from which the relays'
+//! NodePorts can be reached and nothing else, and `fairway-device` in it.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::cluster::here;
+use crate::cluster::{Way, here};
 use crate::pod::{Answer, PROXY};
 use crate::process::{Output, Process, run};
 use crate::scenario::Scenario;
-use crate::wait::SOON;
+use crate::wait::{SOON, eventually};
+
+/// Where a device reaches what runs [beside](Device::beside) it.
+pub const ROUTER: &str = "198.18.64.1";
 
 /// A device. Dropped, it and all that runs in its place are killed.
 pub struct Device<'s> {
@@ -21,25 +26,36 @@ pub struct Device<'s> {
     place: Place,
     /// The state directory, and the config file beside it.
     home: TempDir,
+    /// Lines of its config beside those of services and inlets.
+    more_config: String,
     agent: Option<Process>,
     apps: Vec<Process>,
 }
 
 impl<'s> Device<'s> {
-    pub(crate) async fn new(scenario: &'s Scenario, name: &str) -> Result<Self> {
-        let place = Place::make(
-            &format!("{}-{name}", scenario.namespace()),
-            &scenario.cluster().relays,
-        )
-        .await?;
+    pub(crate) async fn new(scenario: &'s Scenario, name: &str, ways: &[Way]) -> Result<Self> {
+        let nodes = &scenario.cluster().nodes;
+        let reachable: Vec<_> = nodes
+            .iter()
+            .flat_map(|node| ways.iter().map(|way| way.target(node)))
+            .collect();
+        let id = format!("{}-{name}", scenario.namespace());
+        let place = Place::make(&id, &reachable).await?;
         Ok(Self {
             scenario,
             name: name.to_owned(),
             place,
             home: TempDir::new()?,
+            more_config: String::new(),
             agent: None,
             apps: Vec::new(),
         })
+    }
+
+    /// What its config says beside services and inlets, from the next `join`
+    /// or `run` on.
+    pub fn configure(&mut self, lines: &str) {
+        lines.clone_into(&mut self.more_config);
     }
 
     /// Runs `fairway-device join`.
@@ -47,7 +63,10 @@ impl<'s> Device<'s> {
     /// # Errors
     /// It cannot be run. That it fails is in the output.
     pub async fn join(&self, ticket: &str) -> Result<Output> {
-        run(self.agent_command().args(["join", ticket])).await
+        let config = self.write_config(&[])?;
+        let mut command = self.agent_command();
+        command.arg("join").arg("--config").arg(config).arg(ticket);
+        run(&mut command).await
     }
 
     /// Starts `fairway-device run` with inlets (local port, `HOST:PORT`, in
@@ -67,8 +86,7 @@ impl<'s> Device<'s> {
     /// # Errors
     /// It cannot be started.
     pub fn start(&mut self, inlets: &[(u16, &str)]) -> Result<()> {
-        let config = self.home.path().join("config.yaml");
-        std::fs::write(&config, self.scenario.text(&config_text(inlets)))?;
+        let config = self.write_config(inlets)?;
         let agent = Process::start(self.agent_command().arg("run").arg("--config").arg(config))?;
         self.scenario
             .keep(format!("device {}", self.name), agent.lines());
@@ -76,15 +94,62 @@ impl<'s> Device<'s> {
         Ok(())
     }
 
+    fn write_config(&self, inlets: &[(u16, &str)]) -> Result<PathBuf> {
+        let path = self.home.path().join("config.yaml");
+        let text = config_text(inlets) + &self.more_config;
+        std::fs::write(&path, self.scenario.text(&text))?;
+        Ok(path)
+    }
+
     /// Waits for a line of the running `fairway-device`.
     ///
     /// # Errors
     /// It does not come.
     pub async fn says(&self, what: &str) -> Result<String> {
+        self.says_within(SOON, what).await
+    }
+
+    /// The same, for what takes its time.
+    ///
+    /// # Errors
+    /// It does not come.
+    pub async fn says_within(&self, limit: Duration, what: &str) -> Result<String> {
         self.agent()?
             .lines()
-            .wait_for(what, SOON, |line| line.contains(what))
+            .wait_for(what, limit, |line| line.contains(what))
             .await
+    }
+
+    /// Waits until it is linked to a relay by an address with this prefix.
+    ///
+    /// # Errors
+    /// It is not, within `limit`.
+    pub async fn linked_by(&self, limit: Duration, prefix: &str) -> Result<()> {
+        eventually(&format!("a link to {prefix}"), limit, async || {
+            let links = self.status().await?["agent"]["links"].take();
+            let remotes = links.as_array().into_iter().flatten();
+            let is_it = |link: &Value| {
+                link["state"] == "up"
+                    && link["remote"]
+                        .as_str()
+                        .is_some_and(|at| at.starts_with(prefix))
+            };
+            ensure!(
+                remotes.clone().count() == 1 && remotes.clone().all(is_it),
+                "{links}"
+            );
+            Ok(())
+        })
+        .await
+    }
+
+    /// `fairway-device status`, as JSON.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn status(&self) -> Result<Value> {
+        let said = run(self.agent_command().args(["status", "--json"])).await?;
+        Ok(serde_json::from_str(&said.succeeded()?)?)
     }
 
     /// Stops `fairway-device run`, in good order.
@@ -115,6 +180,21 @@ impl<'s> Device<'s> {
             .await?;
         self.apps.push(app);
         Ok(())
+    }
+
+    /// How often it has said something.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn has_said(&self, what: &str) -> Result<usize> {
+        let said = |line: &str| line.contains(what).then_some(());
+        Ok(self.agent()?.lines().each(said).len())
+    }
+
+    /// Its address, as its callers write it.
+    pub fn address(&self) -> String {
+        let namespace = self.scenario.namespace();
+        format!("{}.{namespace}.device.fairway.internal", self.name)
     }
 
     /// Runs the app's program on the device.
@@ -160,14 +240,56 @@ impl<'s> Device<'s> {
         Ok(())
     }
 
+    /// Starts a program on its router, where the device reaches its `port`
+    /// (`PORT` or `PORT/udp`) as [`ROUTER`].
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn beside(&self, port: &str, program: &Path, args: &[&str]) -> Result<Process> {
+        let mut command = Command::new(script());
+        command.args(["beside", &self.place.id, port]).arg(program);
+        let process = Process::start(command.args(args))?;
+        let title = format!("{} beside device {}", program.display(), self.name);
+        self.scenario.keep(title, process.lines());
+        Ok(process)
+    }
+
     /// Cuts its cable.
     ///
     /// # Errors
     /// It cannot be cut.
     pub async fn unplug(&self) -> Result<()> {
-        run(Command::new(script()).args(["unplug", &self.place.id]))
-            .await?
-            .succeeded()?;
+        self.place.change(&["unplug"]).await
+    }
+
+    /// Gives its router another address: its connections are dead, and nobody
+    /// is told.
+    ///
+    /// # Errors
+    /// There is no other address.
+    pub async fn moves(&self) -> Result<()> {
+        self.place.change(&["move"]).await
+    }
+
+    /// Lets it out by a way by which it could not get out, on all nodes.
+    ///
+    /// # Errors
+    /// The router does not take the rule.
+    pub async fn allow(&self, way: Way) -> Result<()> {
+        for node in &self.scenario.cluster().nodes {
+            self.place.change(&["allow", &way.target(node)]).await?;
+        }
+        Ok(())
+    }
+
+    /// Drops everything that it sends by a way, without a word.
+    ///
+    /// # Errors
+    /// The router does not take the rule.
+    pub async fn forbid(&self, way: Way) -> Result<()> {
+        for node in &self.scenario.cluster().nodes {
+            self.place.change(&["forbid", &way.target(node)]).await?;
+        }
         Ok(())
     }
 
@@ -210,6 +332,16 @@ impl Place {
             .await?
             .succeeded()?;
         Ok(place)
+    }
+
+    /// `e2e/device-netns VERB ID ARGUMENTS`.
+    async fn change(&self, verb_and_args: &[&str]) -> Result<()> {
+        let (verb, args) = verb_and_args.split_first().context("a verb")?;
+        let mut command = Command::new(script());
+        run(command.args([verb, self.id.as_str()]).args(args))
+            .await?
+            .succeeded()?;
+        Ok(())
     }
 
     fn command(&self, program: &Path) -> Command {

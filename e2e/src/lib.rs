@@ -6,26 +6,29 @@
 //! `fairway-device`), and sees what they see.
 //!
 //! Reading order: [`scenario()`] (a namespace for each, cleaned up, and shown by `show` on
-//! failure), [`cluster`] (installed once a run), [`objects`] and [`pod`] (the
-//! cluster's side), [`device`] (the other side), [`process`], [`lines`] and
-//! [`wait`] (every wait is for a state, and has a bound).
+//! failure), [`cluster`] (installed once a run) and [`relays`], [`objects`] and [`pod`] (the
+//! cluster's side), [`device`] (the other side) and what [`flow`]s between them, [`process`],
+//! [`lines`] and [`wait`] (every wait is for a state, and has a bound).
 
 pub mod cluster;
 pub mod device;
+pub mod flow;
 pub mod lines;
 pub mod objects;
 pub mod pod;
 pub mod process;
+pub mod relays;
 pub mod scenario;
 mod show;
 mod system;
 pub mod wait;
 
 pub use anyhow::{Context, Result, bail, ensure};
-pub use device::Device;
+pub use cluster::Way;
+pub use device::{Device, ROUTER};
 pub use objects::App;
 pub use pod::{Answer, Pod};
 pub use process::Output;
 pub use scenario::{Scenario, alone, scenario};
 pub use serde_json::{Value, json};
-pub use wait::{SOON, eventually};
+pub use wait::{LATER, SOON, eventually};

@@ -74,6 +74,17 @@ impl Lines {
         written.lines[written.lines.len().saturating_sub(n)..].join("\n")
     }
 
+    /// What `of` makes of each line so far that it knows.
+    pub fn each<T>(&self, of: impl Fn(&str) -> Option<T>) -> Vec<T> {
+        let written = self.0.borrow();
+        written.lines.iter().filter_map(|line| of(line)).collect()
+    }
+
+    /// Whether no more can come.
+    pub fn has_ended(&self) -> bool {
+        self.0.borrow().open == 0
+    }
+
     /// How many lines there are.
     pub fn count(&self) -> usize {
         self.0.borrow().lines.len()

@@ -7,8 +7,8 @@ use futures::AsyncBufRead;
 use k8s_openapi::api::core::v1::Pod as Resource;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::Api;
-use kube::api::{AttachParams, LogParams};
-use kube::runtime::wait::await_condition;
+use kube::api::{AttachParams, DeleteParams, LogParams};
+use kube::runtime::wait::{await_condition, conditions};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
@@ -45,6 +45,32 @@ impl Pod {
             api,
             name: name.to_owned(),
         }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Deletes it.
+    ///
+    /// # Errors
+    /// The API server refuses it.
+    pub async fn delete(&self, how: &DeleteParams) -> Result<()> {
+        self.api.delete(&self.name, how).await?;
+        Ok(())
+    }
+
+    /// Waits until the pod of this UID is gone.
+    ///
+    /// # Errors
+    /// It is not, for too long.
+    pub async fn gone(&self, uid: &str) -> Result<()> {
+        within(&format!("pod {} to be gone", self.name), LATER, async {
+            await_condition(self.api.clone(), &self.name, conditions::is_deleted(uid)).await?;
+            Ok(())
+        })
+        .await
     }
 
     /// Waits until the kubelet says that it is ready.

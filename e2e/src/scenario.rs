@@ -16,7 +16,7 @@ use tokio::process::Command;
 use tokio::runtime::Runtime;
 use tokio::sync::RwLock;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Way};
 use crate::device::Device;
 use crate::lines::Lines;
 use crate::objects::{self, App};
@@ -262,7 +262,15 @@ impl Scenario {
     /// # Errors
     /// The place cannot be made.
     pub async fn device(&self, name: &str) -> Result<Device<'_>> {
-        Device::new(self, name).await
+        self.device_by(&Way::ALL, name).await
+    }
+
+    /// The same, where only these ways lead to the relays.
+    ///
+    /// # Errors
+    /// The place cannot be made.
+    pub async fn device_by(&self, ways: &[Way], name: &str) -> Result<Device<'_>> {
+        Device::new(self, name, ways).await
     }
 
     /// A device that has joined and runs: for scenarios about something else.
@@ -272,8 +280,34 @@ impl Scenario {
     /// # Errors
     /// It does not come up.
     pub async fn running_device(&self, name: &str, inlets: &[(u16, &str)]) -> Result<Device<'_>> {
+        self.running_device_by(&Way::ALL, name, inlets).await
+    }
+
+    /// The same, where only these ways lead to the relays.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub async fn running_device_by(
+        &self,
+        ways: &[Way],
+        name: &str,
+        inlets: &[(u16, &str)],
+    ) -> Result<Device<'_>> {
+        let device = self.device_by(ways, name).await?;
+        self.running(device, name, inlets).await
+    }
+
+    /// Makes the identity of a device, lets it join, and runs it.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub async fn running<'s>(
+        &self,
+        mut device: Device<'s>,
+        name: &str,
+        inlets: &[(u16, &str)],
+    ) -> Result<Device<'s>> {
         self.identity(name).await?;
-        let mut device = self.device(name).await?;
         device.join(&self.ticket(name).await?).await?.succeeded()?;
         device.run(inlets).await?;
         Ok(device)

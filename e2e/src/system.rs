@@ -87,6 +87,17 @@ impl Cluster {
         .await
     }
 
+    /// Restarts one of Fairway's Deployments as `kubectl rollout restart` does,
+    /// and waits until all its pods are new ones.
+    ///
+    /// # Errors
+    /// They are not, for too long.
+    pub async fn restart(&self, deployment: &str) -> Result<()> {
+        let deployments = Api::<Deployment>::namespaced(self.client.clone(), SYSTEM);
+        deployments.restart(deployment).await?;
+        self.rolled_out(deployment).await
+    }
+
     async fn rolled_out(&self, deployment: &str) -> Result<()> {
         let deployments = Api::<Deployment>::namespaced(self.client.clone(), SYSTEM);
         let done = |deployment: Option<&Deployment>| {
@@ -96,6 +107,7 @@ impl Cluster {
                 return false;
             };
             status.observed_generation == deployment.and_then(|d| d.metadata.generation)
+                && status.updated_replicas.unwrap_or(0) == spec.replicas.unwrap_or(1)
                 && status.available_replicas.unwrap_or(0) == spec.replicas.unwrap_or(1)
                 && status.unavailable_replicas.unwrap_or(0) == 0
         };
@@ -106,7 +118,7 @@ impl Cluster {
         Ok(())
     }
 
-    async fn selector(&self, deployment: &str) -> Result<String> {
+    pub(crate) async fn selector(&self, deployment: &str) -> Result<String> {
         let found = Api::<Deployment>::namespaced(self.client.clone(), SYSTEM)
             .get(deployment)
             .await?;

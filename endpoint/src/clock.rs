@@ -27,8 +27,8 @@ pub(crate) struct BeforeFloor {
 
 #[derive(Clone, Copy, Debug)]
 enum Known {
-    /// Ask the system each time.
-    System,
+    /// Ask this each time.
+    Trusted(fn() -> UnixSeconds),
     /// Nothing but a lower bound.
     Floor(UnixSeconds),
     /// It was `time` at `at`.
@@ -38,7 +38,8 @@ enum Known {
 impl NodeClock {
     pub(crate) fn new(source: ClockSource) -> Self {
         let known = match source {
-            ClockSource::System => Known::System,
+            ClockSource::System => Known::Trusted(system_time),
+            ClockSource::Other(time) => Known::Trusted(time),
             ClockSource::Unknown { floor } => Known::Floor(floor),
         };
         Self {
@@ -71,7 +72,7 @@ impl NodeClock {
     /// What is known of the true time.
     pub(crate) fn clock(&self) -> Clock {
         match *self.lock() {
-            Known::System => Clock::Trusted(system_time()),
+            Known::Trusted(time) => Clock::Trusted(time()),
             Known::Floor(floor) => Clock::Floor(floor),
             Known::Since { at, time } => Clock::Trusted(time.plus(at.elapsed().as_secs())),
         }
@@ -83,11 +84,11 @@ impl NodeClock {
     }
 
     /// The authority signed `time`, and it was asked at `asked`. A clock that
-    /// is the system's stays so; a time before the floor is not believed.
+    /// is trusted stays as it is; a time before the floor is not believed.
     pub(crate) fn set(&self, asked: Instant, time: UnixSeconds) -> Result<(), BeforeFloor> {
         let mut known = self.lock();
         match *known {
-            Known::System => {}
+            Known::Trusted(_) => {}
             Known::Floor(floor) if time < floor => return Err(BeforeFloor { time, floor }),
             Known::Floor(_) | Known::Since { .. } => *known = Known::Since { at: asked, time },
         }

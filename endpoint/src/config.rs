@@ -4,13 +4,17 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fairway_identity::{
-    Address, HostPort, Label, RootHash, Signer, TrustDomain, UnixSeconds, VerifiedTrustSet,
+    Address, Ed25519Key, HostPort, Label, RelayAddress, RootHash, Signer, TrustDomain, UnixSeconds,
+    VerifiedTrustSet,
 };
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
+use crate::limits::{SESSION_WAIT, UPGRADE_MIN};
+use crate::transport::{ProxyUse, TlsTrust};
 use crate::{Incoming, Metrics};
 
 /// Everything that an [`Endpoint`](crate::Endpoint) needs to start.
@@ -23,25 +27,37 @@ pub struct EndpointConfig {
     pub trust: Option<VerifiedTrustSet>,
     /// How credentials are obtained and renewed.
     pub credential: CredentialSource,
+    /// The key of a ticket, for joining: relays have a budget of its own for
+    /// whoever holds one.
+    pub ticket: Option<Arc<Ed25519Key>>,
     /// A credential from an earlier run, used until it expires.
     pub saved: Option<SavedCredential>,
     /// The authority's own address (`host:port`), for endpoints that reach it
     /// without a relay. Without it the authority is reached over the relays.
     pub authority: Option<HostPort>,
-    /// Relay addresses (`host:port`) to begin with; the authority's updates replace them.
-    pub relays: Vec<HostPort>,
+    /// Relay addresses to begin with; the authority's updates replace them,
+    /// unless [`relays_fixed`](Self::relays_fixed).
+    pub relays: Vec<RelayAddress>,
+    /// Whether `relays` stay, whatever the authority says: somebody wrote them
+    /// down for this device.
+    pub relays_fixed: bool,
     /// Whether to hold a link to one relay or to every one.
     pub relay_use: RelayUse,
+    /// How relays are dialled.
+    pub links: LinkOptions,
     /// Whether to accept direct links (the authority's front).
     pub listen: Option<Listen>,
     /// Names to answer to and to register with relays from the start. Further
     /// ones come from the authority's updates.
     pub names: Vec<Address>,
     /// Ports that callers may name, beside the doors that the authority
-    /// announces: a device's services, by port.
+    /// announces: a device's services, by port, as far as the authority allows.
     pub services: Vec<(u16, String)>,
     /// Where accepted streams go. When it is full, streams are refused with `overloaded`.
     pub incoming: Option<mpsc::Sender<Incoming>>,
+    /// How long a session without a link waits for another before its streams
+    /// end with `link-lost`.
+    pub session_wait: Duration,
     /// Where the time comes from.
     pub clock: ClockSource,
     /// Keeps trust set, time floor and credential across restarts.
@@ -59,14 +75,18 @@ impl EndpointConfig {
             pin,
             trust: None,
             credential: CredentialSource::Anonymous,
+            ticket: None,
             saved: None,
             authority: None,
             relays: Vec::new(),
+            relays_fixed: false,
             relay_use: RelayUse::One,
+            links: LinkOptions::default(),
             listen: None,
             names: Vec::new(),
             services: Vec::new(),
             incoming: None,
+            session_wait: SESSION_WAIT,
             clock: ClockSource::System,
             store: None,
             metrics: Metrics::default(),
@@ -112,6 +132,29 @@ pub enum RelayUse {
     All,
 }
 
+/// How relays are dialled.
+#[derive(Clone, Debug)]
+pub struct LinkOptions {
+    /// Which certificates are good enough, for TLS, WebSocket and QUIC.
+    pub tls_trust: TlsTrust,
+    /// Whether links go through an HTTP proxy.
+    pub proxy: ProxyUse,
+    /// A link over a lesser transport than there may be is kept this long before
+    /// better ones are tried again; longer and longer while they do not work.
+    pub upgrade_after: Duration,
+}
+
+impl Default for LinkOptions {
+    /// Any certificate, no proxy, a minute.
+    fn default() -> Self {
+        Self {
+            tls_trust: TlsTrust::default(),
+            proxy: ProxyUse::default(),
+            upgrade_after: UPGRADE_MIN,
+        }
+    }
+}
+
 /// Accepts direct links.
 #[derive(Clone, Debug)]
 pub struct Listen {
@@ -132,6 +175,8 @@ pub enum ClockSource {
         /// The last time known, from disk; 0 when there is none.
         floor: UnixSeconds,
     },
+    /// Another clock that is right, such as a GNSS receiver's.
+    Other(fn() -> UnixSeconds),
 }
 
 /// A credential and its private key, as kept by a [`Store`].
@@ -170,7 +215,7 @@ pub enum Keep {
     /// A lower bound of the true time.
     TimeFloor(UnixSeconds),
     /// Relay addresses, from the authority.
-    Relays(Vec<HostPort>),
+    Relays(Vec<RelayAddress>),
 }
 
 // === impl Debug: no keys ===
@@ -206,6 +251,7 @@ impl fmt::Debug for EndpointConfig {
             .field("authority", &self.authority)
             .field("relays", &self.relays)
             .field("relay_use", &self.relay_use)
+            .field("links", &self.links)
             .field("listen", &self.listen)
             .field("names", &self.names)
             .field("services", &self.services)

@@ -4,27 +4,29 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use fairway_control::link::CircuitId;
+use fairway_channel::PathId;
+use fairway_control::link::{CircuitId, Instance};
 use fairway_control::{Reason, reason};
 use fairway_identity::{Address, HostPort};
-use fairway_session::{Local, Refusal};
+use fairway_session::{Local, Refusal, code};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
 
 use crate::OpenError;
 use crate::config::RelayUse;
-use crate::conn::Conn;
-use crate::limits::CONNECT_TIMEOUT;
+use crate::conn::{Conn, lost};
+use crate::limits::{ASK_REST, CONNECT_TIMEOUT};
 use crate::link::{Command, Driver, LinkKind, LinkShared};
-use crate::node::Node;
+use crate::node::{Node, lock};
 
 /// A circuit that was joined and has no session yet; given back when dropped.
-struct JoinedCircuit {
-    link: Arc<LinkShared>,
-    circuit: CircuitId,
-    is_attached: bool,
+pub(crate) struct JoinedCircuit {
+    pub(crate) link: Arc<LinkShared>,
+    pub(crate) circuit: CircuitId,
+    pub(crate) is_attached: bool,
 }
 
 impl Node {
@@ -44,27 +46,54 @@ impl Node {
         local: Local,
         generation: u64,
     ) -> Result<Arc<Conn>, OpenError> {
-        let conn = match &self.authority {
-            Some(authority) if *to == Address::Authority => {
-                self.dial_direct(authority, local, generation).await?
-            }
-            _ => match self.relay_use {
+        if let Some(authority) = &self.authority
+            && *to == Address::Authority
+        {
+            let conn = self.dial_direct(authority, local, generation).await?;
+            conn.ready().await?;
+            return Ok(conn);
+        }
+        loop {
+            let conn = match self.relay_use {
                 RelayUse::One => self.dial_over_one(to, &local).await?,
-                RelayUse::All | RelayUse::None => self.dial_over_all(to, local).await?,
-            },
-        };
-        match conn.ready().await {
-            Ok(_) => Ok(conn),
-            Err(refusal) => Err(OpenError::SessionClosed(refusal)),
+                RelayUse::All | RelayUse::None => self.dial_over_all(to, &local).await?,
+            };
+            let Some(link) = conn.first_link() else {
+                continue;
+            };
+            tokio::select! {
+                ready = conn.ready() => match ready {
+                    Ok(_) => return Ok(conn),
+                    // The next link may do better.
+                    Err(refusal) if refusal.code == code::LINK_LOST && !link.is_up() => {}
+                    Err(refusal) => return Err(refusal.into()),
+                },
+                () = link.failed() => conn.lost(&lost("the link fell silent")),
+            }
         }
     }
 
+    /// Whether a link was made with another credential than we have now.
+    fn is_old(&self, link: &LinkShared) -> bool {
+        self.identity.borrow().generation != link.generation
+    }
+
+    /// Fails at once where waiting is in vain: somebody has to act first.
     async fn wait_for_credential(&self) -> Result<(), OpenError> {
         let mut identity = self.identity.subscribe();
-        let waited = identity
-            .wait_for(|identity| identity.is_credentialed())
-            .await;
-        waited.map(drop).map_err(|_| OpenError::Shutdown)
+        let mut is_revoked = self.is_revoked.subscribe();
+        tokio::select! {
+            biased;
+            waited = identity.wait_for(|identity| identity.is_credentialed()) => {
+                waited.map(drop).map_err(|_| OpenError::Shutdown)
+            }
+            Ok(_) = is_revoked.wait_for(|is_revoked| *is_revoked) => {
+                let error = lock(&self.progress).credential_error.clone();
+                Err(OpenError::NoCredential {
+                    last_error: error.unwrap_or_default(),
+                })
+            }
+        }
     }
 
     /// Connects to the authority's Service; circuit 0 is the session itself.
@@ -108,9 +137,20 @@ impl Node {
                 continue;
             };
             let conn = self.dial_on(link.clone(), circuit.0, to, local.clone())?;
-            match ask(&link, circuit, to.clone(), Some(conn.clone())).await {
+            let asking = ask(&link, circuit, to.clone(), None, Some(conn.clone()));
+            let answer = tokio::select! {
+                answer = asking => answer,
+                () = link.failed() => {
+                    link.command(Command::Abandon(circuit));
+                    Err(link_lost())
+                }
+            };
+            match answer {
                 Ok(()) => return Ok(conn),
                 Err(reason) if is_passing(&reason) => {}
+                // A link from before there was a credential; the one with it
+                // is on its way.
+                Err(reason) if reason.word() == reason::AUTHORITY_ONLY && self.is_old(&link) => {}
                 Err(reason) => return Err(refused(to, &reason)),
             }
         }
@@ -121,12 +161,16 @@ impl Node {
     async fn dial_over_all(
         self: &Arc<Self>,
         to: &Address,
-        local: Local,
+        local: &Local,
     ) -> Result<Arc<Conn>, OpenError> {
         let mut joined = self.join_circuit(to).await?;
         let (link, id) = (joined.link.clone(), joined.circuit.0);
-        let conn = self.dial_on(link, id, to, local)?;
-        joined.link.command(Command::Attach(conn.clone()));
+        let conn = self.dial_on(link, id, to, local.clone())?;
+        joined.link.command(Command::Attach {
+            circuit: joined.circuit,
+            conn: conn.clone(),
+            path: PathId::FIRST,
+        });
         joined.is_attached = true;
         Ok(conn)
     }
@@ -139,7 +183,7 @@ impl Node {
         loop {
             for link in links.borrow_and_update().iter() {
                 if link.is_up() && asked.insert(link.id) {
-                    answers.push(join(link.clone(), to.clone()));
+                    answers.push(join(link.clone(), to.clone(), None));
                 }
             }
             if answers.is_empty()
@@ -151,17 +195,67 @@ impl Node {
                 Some(answer) = answers.next() => match answer {
                     Ok(joined) => return Ok(joined),
                     Err(reason) if is_passing(&reason) => {}
-                    // "not here" says the least: keep a better reason.
-                    Err(reason) => refusal = Some(match refusal.take() {
-                        Some(before) if reason.word() == NOT_HERE => before,
-                        _ => reason,
-                    }),
+                    Err(reason) => refusal = Some(better(refusal.take(), reason)),
                 },
                 changed = links.changed() => if changed.is_err() {
                     return Err(OpenError::Shutdown);
                 },
             }
         }
+    }
+}
+
+impl Node {
+    /// Asks all relays that are linked, and those that come up meanwhile, for
+    /// one process of `to`; the first that has it wins. A link may be dead
+    /// without saying so: once one relay has said no, the others are not
+    /// waited for long. The error is the best reason why not; `None` without links.
+    pub(crate) async fn ask_all(
+        &self,
+        to: &Address,
+        instance: Instance,
+    ) -> Result<JoinedCircuit, Option<Reason>> {
+        let mut links = self.links.subscribe();
+        let mut asked = BTreeSet::new();
+        let mut answers = FuturesUnordered::new();
+        let mut refusal = None;
+        let mut until = None;
+        loop {
+            for link in links.borrow_and_update().iter() {
+                if link.is_up() && asked.insert(link.id) {
+                    answers.push(join(link.clone(), to.clone(), Some(instance)));
+                }
+            }
+            if answers.is_empty() {
+                return Err(refusal);
+            }
+            let is_over = async {
+                match until {
+                    Some(until) => sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Some(answer) = answers.next() => match answer {
+                    Ok(joined) => return Ok(joined),
+                    Err(reason) if is_passing(&reason) => {}
+                    Err(reason) => {
+                        refusal = Some(better(refusal, reason));
+                        until.get_or_insert(Instant::now() + ASK_REST);
+                    }
+                },
+                Ok(()) = links.changed() => {}
+                () = is_over => return Err(refusal),
+            }
+        }
+    }
+}
+
+/// Of two reasons the one that says more: "not here" says the least.
+fn better(before: Option<Reason>, reason: Reason) -> Reason {
+    match before {
+        Some(before) if reason.word() == NOT_HERE => before,
+        _ => reason,
     }
 }
 
@@ -174,23 +268,25 @@ fn is_passing(reason: &Reason) -> bool {
 const NOT_HERE: &str = reason::NOT_HERE;
 
 /// Connects, bounded, with small packets sent at once.
-pub(crate) async fn connect(to: &HostPort) -> std::io::Result<TcpStream> {
-    let connecting = TcpStream::connect((to.host(), to.port()));
-    let io = tokio::time::timeout(CONNECT_TIMEOUT, connecting)
+async fn connect(to: &HostPort) -> std::io::Result<TcpStream> {
+    let connecting = crate::transport::tcp(to.host(), to.port());
+    tokio::time::timeout(CONNECT_TIMEOUT, connecting)
         .await
-        .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
-    io.set_nodelay(true)?;
-    Ok(io)
+        .map_err(|_| std::io::ErrorKind::TimedOut)?
 }
 
-async fn join(link: Arc<LinkShared>, to: Address) -> Result<JoinedCircuit, Reason> {
+async fn join(
+    link: Arc<LinkShared>,
+    to: Address,
+    instance: Option<Instance>,
+) -> Result<JoinedCircuit, Reason> {
     let circuit = link.take_circuit().ok_or_else(link_lost)?;
     let joined = JoinedCircuit {
         link,
         circuit,
         is_attached: false,
     };
-    ask(&joined.link, circuit, to, None).await?;
+    ask(&joined.link, circuit, to, instance, None).await?;
     Ok(joined)
 }
 
@@ -199,12 +295,14 @@ async fn ask(
     link: &LinkShared,
     circuit: CircuitId,
     destination: Address,
+    instance: Option<Instance>,
     conn: Option<Arc<Conn>>,
 ) -> Result<(), Reason> {
     let (reply, answer) = oneshot::channel();
     link.command(Command::Open {
         circuit,
         destination,
+        instance,
         conn,
         reply,
     });

@@ -3,13 +3,15 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use fairway_daemon::Acceptor;
 use fairway_identity::{Address, SpiffeId};
 use fairway_session::{Grant, Local, Now, OpenRequest, Refusal, Rules, code};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::authority::{keep_credential, keep_watching};
 use crate::config::CredentialSource;
-use crate::conn::Conn;
+use crate::conn::{Bond, Conn};
+use crate::early::Early;
 use crate::front::{Front, accept_links};
 use crate::limits::CLOSE_TIMEOUT;
 use crate::link::LinkState;
@@ -67,6 +69,7 @@ impl Endpoint {
         let listener = match &config.listen {
             Some(listen) => {
                 let bound = TcpListener::bind(listen.address).await;
+                let bound = bound.and_then(Acceptor::new);
                 Some(bound.map_err(|source| StartError::Listen {
                     address: listen.address,
                     source,
@@ -101,7 +104,26 @@ impl Endpoint {
     ///
     /// Says who refused, or what was waited for in vain.
     pub async fn open(&self, to: &Address, request: OpenRequest) -> Result<Stream, OpenError> {
-        self.node.open(to, request).await
+        self.node.open(to, request, None).await
+    }
+
+    /// As [`open`](Self::open) for a local connection: what it says before the
+    /// peer's yes (at most [`EARLY_MAX`](crate::limits::EARLY_MAX) bytes) goes
+    /// along with the question. The answer is the stream and how many bytes
+    /// were taken.
+    ///
+    /// # Errors
+    ///
+    /// Says who refused, or what was waited for in vain.
+    pub async fn open_from(
+        &self,
+        local: &TcpStream,
+        to: &Address,
+        request: OpenRequest,
+    ) -> Result<(Stream, usize), OpenError> {
+        let mut early = Early::new(local);
+        let stream = self.node.open(to, request, Some(&mut early)).await?;
+        Ok((stream, early.n_sent()))
     }
 
     /// The client of the authority.
@@ -133,7 +155,7 @@ impl Endpoint {
                 let settled = state.wait_for(|state| match state {
                     LinkState::Up { registered } => names.iter().all(|n| registered.contains(n)),
                     LinkState::Starting => false,
-                    LinkState::Draining | LinkState::Closed(_) => true,
+                    LinkState::Silent | LinkState::Draining | LinkState::Closed(_) => true,
                 });
                 let _ = settled.await;
             }
@@ -175,7 +197,7 @@ impl Endpoint {
             .node
             .live_conns()
             .into_iter()
-            .partition(|conn| conn.circuit == 0 && conn.link.is_relay_link());
+            .partition(|conn| conn.bond == Bond::Link);
         // Sessions first: their last words go over the links.
         for conns in [sessions, links] {
             let _ = tokio::time::timeout(CLOSE_TIMEOUT / 2, shut(&conns)).await;

@@ -5,19 +5,22 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use fairway_control::frame;
 use fairway_control::front::{self, Preamble};
+use fairway_control::link::refused_frame;
+use fairway_control::{Reason, frame, reason};
+use fairway_daemon::{Acceptor, Entry, Gate, GateLimits, say_and_close};
 use fairway_identity::Address;
 use fairway_session::{Grant, PeerInfo, Refusal, code};
 use tokio::io::{AsyncWriteExt, copy};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Semaphore;
 
 use crate::Stream;
-use crate::limits::{ACCEPTED_LINKS_MAX, PIPED_STREAMS_MAX};
-use crate::link::{Driver, HalfOpen, HalfOpenLinks, LinkKind, LinkShared};
+use crate::limits::{
+    ACCEPTED_LINKS_MAX, ACCEPTS, ACCEPTS_PER_SOURCE, HALF_OPEN_LINKS_MAX, PIPED_STREAMS_MAX,
+};
+use crate::link::{Driver, LinkKind, LinkShared};
 use crate::node::Node;
 
 /// Where Control streams go.
@@ -52,37 +55,40 @@ impl Front {
 }
 
 /// Accepts direct links until the endpoint closes.
-pub(crate) async fn accept_links(node: Arc<Node>, listener: TcpListener) {
-    let half_open = HalfOpenLinks::default();
-    let all = Arc::new(Semaphore::new(ACCEPTED_LINKS_MAX));
+pub(crate) async fn accept_links(node: Arc<Node>, mut listener: Acceptor) {
+    let gate = Gate::new(GateLimits {
+        connections: ACCEPTED_LINKS_MAX,
+        half_open: HALF_OPEN_LINKS_MAX,
+        accepts: ACCEPTS,
+        accepts_per_source: ACCEPTS_PER_SOURCE,
+    });
+    let no_files = overloaded("no file is left for a connection");
     loop {
-        let (io, from) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of descriptors, mostly: wait for some to come back.
-                tracing::warn!(event = "accept", %error, "cannot accept a link");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
+        let (io, from) = listener.accept(&no_files).await;
+        match gate.admit(from.ip()) {
+            // The handshake is the link's own: nothing is waited for in here.
+            Ok(entry) => {
+                if let Err(error) = accept_link(&node, io, from, entry) {
+                    tracing::debug!(event = "accept", %from, "{error}");
+                }
             }
-        };
-        let permits = (half_open.admit(from.ip()), all.clone().try_acquire_owned());
-        let (Some(half_open), Ok(in_all)) = permits else {
-            node.metrics.half_open_refused.inc();
-            continue;
-        };
-        // The handshake is the link's own: nothing is waited for in here.
-        if let Err(error) = accept_link(&node, io, from, half_open, in_all) {
-            tracing::debug!(event = "accept", %from, "{error}");
+            Err(why) => {
+                node.metrics.half_open_refused.inc();
+                say_and_close(io, &overloaded(&why.to_string()));
+            }
         }
     }
+}
+
+fn overloaded(text: &str) -> Vec<u8> {
+    refused_frame(&Reason::new(reason::OVERLOADED, text))
 }
 
 fn accept_link(
     node: &Arc<Node>,
     io: TcpStream,
     from: SocketAddr,
-    half_open: HalfOpen,
-    in_all: OwnedSemaphorePermit,
+    entry: Entry,
 ) -> Result<(), String> {
     io.set_nodelay(true).map_err(|e| e.to_string())?;
     let generation = node.identity.borrow().generation;
@@ -90,11 +96,10 @@ fn accept_link(
     let conn = node
         .answer(link, 0, &Address::Authority)
         .map_err(|e| e.to_string())?;
-    let driver = Driver::new(node.clone(), conn, io, Some(half_open));
+    let driver = Driver::new(node.clone(), conn, io, Some(entry));
     node.tasks.spawn(async move {
         let end = driver.run().await;
         tracing::debug!(event = "link-end", %from, "direct link: {end}");
-        drop(in_all);
     });
     Ok(())
 }

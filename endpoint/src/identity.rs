@@ -1,6 +1,11 @@
 //! Who an endpoint is at a moment. A value: each change makes a new one.
 
-use fairway_identity::{Clock, Form, RootHash, SpiffeId, UnixSeconds, VerifiedTrustSet};
+use std::sync::Arc;
+
+use fairway_identity::proof::TicketHolder;
+use fairway_identity::{
+    Clock, Ed25519Key, Form, RootHash, SpiffeId, UnixSeconds, VerifiedTrustSet,
+};
 use fairway_session::{Local, StaticSecret};
 
 use crate::SavedCredential;
@@ -22,6 +27,8 @@ pub(crate) struct Identity {
     pub(crate) local: Local,
     pin: RootHash,
     instance: [u8; 16],
+    /// A newcomer's: relays have a budget of its own for who holds one.
+    ticket: Option<Arc<Ed25519Key>>,
 }
 
 impl Identity {
@@ -31,6 +38,7 @@ impl Identity {
         instance: [u8; 16],
         id: Option<SpiffeId>,
         trust: Option<VerifiedTrustSet>,
+        ticket: Option<Arc<Ed25519Key>>,
     ) -> Self {
         let secret = StaticSecret::from_bytes(random_bytes());
         Self {
@@ -38,10 +46,11 @@ impl Identity {
             credential: None,
             id,
             issued_at: None,
-            local: local(pin, instance, secret, trust.as_ref()),
+            local: local(pin, instance, secret, trust.as_ref(), ticket.as_deref()),
             trust,
             pin,
             instance,
+            ticket,
         }
     }
 
@@ -51,7 +60,8 @@ impl Identity {
 
     /// What an anonymous session with this key shows.
     pub(crate) fn anonymous_local(&self, secret: StaticSecret) -> Local {
-        local(self.pin, self.instance, secret, self.trust.as_ref())
+        let ticket = self.ticket.as_deref();
+        local(self.pin, self.instance, secret, self.trust.as_ref(), ticket)
     }
 
     /// The same with a new credential.
@@ -116,6 +126,7 @@ impl Identity {
             local: self.local.clone(),
             pin: self.pin,
             instance: self.instance,
+            ticket: self.ticket.clone(),
         }
     }
 }
@@ -125,8 +136,14 @@ fn local(
     instance: [u8; 16],
     secret: StaticSecret,
     trust: Option<&VerifiedTrustSet>,
+    ticket: Option<&Ed25519Key>,
 ) -> Local {
-    let local = Local::anonymous(secret, pin, instance);
+    let handshake_key = secret.public();
+    let mut local = Local::anonymous(secret, pin, instance);
+    // Without the proof a newcomer is served as well, only on another budget.
+    if let Some(holder) = ticket.and_then(|key| TicketHolder::sign(&handshake_key, key).ok()) {
+        local = local.with_ticket(holder);
+    }
     match trust {
         Some(trust) => local.with_trust(trust.clone()),
         None => local,

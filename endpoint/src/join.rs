@@ -1,10 +1,12 @@
 //! The hot path between a local TCP connection and a stream.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::pin::Pin;
 
 use bytes::{Buf, Bytes};
 use fairway_session::{Refusal, code};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWrite as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
@@ -76,19 +78,22 @@ async fn upward(
         let data = buffer.data.split().freeze();
         *count += data.len() as u64;
         send.write_chunk(data).await.map_err(End::Stream)?;
+        // It is sent before more is read: what waits for long has left the
+        // processor's caches by the time it is sealed.
+        tokio::task::yield_now().await;
     }
 }
 
 /// One read; gives the buffer back if nothing comes for a while.
 async fn read(buffer: &mut ReadBuffer, local: &mut ReadHalf<'_>) -> io::Result<usize> {
     if buffer.holds_memory() {
-        let reading = std::future::poll_fn(|cx| buffer.poll_read(cx, local));
+        let reading = poll_fn(|cx| buffer.poll_read(cx, local));
         match tokio::time::timeout(QUIET, reading).await {
             Ok(n) => return n,
             Err(_) => buffer.release(),
         }
     }
-    std::future::poll_fn(|cx| buffer.poll_read(cx, local)).await
+    poll_fn(|cx| buffer.poll_read(cx, local)).await
 }
 
 async fn downward(
@@ -116,13 +121,18 @@ async fn write_all(
 ) -> io::Result<()> {
     let mut first = 0;
     while first < chunks.len() {
-        let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
-        let n_slices = chunks[first..]
-            .iter()
-            .zip(&mut slices)
-            .map(|(chunk, slice)| *slice = IoSlice::new(chunk))
-            .count();
-        let mut n = local.write_vectored(&slices[..n_slices]).await?;
+        let rest = &chunks[first..];
+        // The slices are made anew at each turn: a connection that waits does
+        // not keep them.
+        let mut n = poll_fn(|cx| {
+            let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
+            let filled = rest.iter().zip(&mut slices);
+            let n_slices = filled
+                .map(|(chunk, slice)| *slice = IoSlice::new(chunk))
+                .count();
+            Pin::new(&mut *local).poll_write_vectored(cx, &slices[..n_slices])
+        })
+        .await?;
         if n == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
@@ -136,4 +146,20 @@ async fn write_all(
     }
     chunks.clear();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An idle connection is little more than its task.
+    #[test]
+    fn a_joined_connection_is_small() {
+        let size = size_of_future(join);
+        assert!(size <= 1_024, "{size} bytes");
+    }
+
+    fn size_of_future<F>(_: impl Fn(TcpStream, Stream, Bytes) -> F) -> usize {
+        size_of::<F>()
+    }
 }

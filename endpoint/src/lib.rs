@@ -7,7 +7,8 @@
 //! allowed it.
 //!
 //! Reading order: [`Endpoint`], [`Stream`], [`AuthorityClient`], then
-//! [`link`] (frames on sockets and the loop that drives them).
+//! [`link`] (frames and the loop that drives them) and [`transport`] (what links
+//! run on).
 //!
 //! Never in here: Kubernetes, decisions about who may do what, credential formats.
 
@@ -17,7 +18,9 @@ mod buffer;
 mod clock;
 mod config;
 mod conn;
+mod credential;
 mod dial;
+mod early;
 mod endpoint;
 mod error;
 mod front;
@@ -26,8 +29,10 @@ mod join;
 pub mod limits;
 pub mod link;
 mod metrics;
+mod moving;
 mod node;
 pub mod portal;
+mod race;
 mod random;
 mod relays;
 mod sessions;
@@ -35,10 +40,12 @@ mod status;
 mod stream;
 #[cfg(test)]
 mod testing;
+pub mod transport;
 
 pub use self::authority::{AuthorityClient, Issued, front_anchor};
 pub use self::config::{
-    ClockSource, CredentialSource, EndpointConfig, Keep, Listen, RelayUse, SavedCredential, Store,
+    ClockSource, CredentialSource, EndpointConfig, Keep, LinkOptions, Listen, RelayUse,
+    SavedCredential, Store,
 };
 pub use self::endpoint::{Endpoint, Incoming};
 pub use self::error::{AuthorityError, OpenError, StartError, StreamError};

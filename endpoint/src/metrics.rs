@@ -12,10 +12,12 @@ pub struct Metrics {
     pub(crate) sessions: Gauge,
     pub(crate) sessions_opened: Counter,
     pub(crate) sessions_failed: Counter,
+    pub(crate) sessions_moved: Counter,
     pub(crate) streams: Gauge,
     pub(crate) streams_refused: Counter,
     pub(crate) bytes_received: Counter,
     pub(crate) bytes_sent: Counter,
+    pub(crate) datagrams_dropped: Counter,
     pub(crate) renewals: Counter,
     pub(crate) renewal_failures: Counter,
     pub(crate) credential_expiry: Gauge,
@@ -57,6 +59,11 @@ impl Metrics {
                 &m.sessions_failed,
             ),
             (
+                "fairway_sessions_moved",
+                "Times that a session went on over another circuit",
+                &m.sessions_moved,
+            ),
+            (
                 "fairway_streams_refused",
                 "Incoming streams refused",
                 &m.streams_refused,
@@ -70,6 +77,11 @@ impl Metrics {
                 "fairway_link_sent_bytes",
                 "Bytes written to links",
                 &m.bytes_sent,
+            ),
+            (
+                "fairway_link_datagrams_dropped",
+                "Datagrams thrown away because their link was slower",
+                &m.datagrams_dropped,
             ),
             ("fairway_renewals", "Credentials obtained", &m.renewals),
             (

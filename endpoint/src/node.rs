@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
 
+use fairway_channel::ConnectionId;
 use fairway_control::Reason;
+use fairway_control::link::Instance;
 use fairway_identity::{
-    Address, Clock, HostPort, Label, RootHash, SpiffeId, Subject, TrustDomain, UnixSeconds,
+    Address, HostPort, Label, RelayAddress, RootHash, SpiffeId, Subject, TrustDomain, UnixSeconds,
     VerifiedTrustSet,
 };
 use fairway_session::{
@@ -16,13 +19,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{BeforeFloor, NodeClock};
-use crate::config::{CredentialSource, EndpointConfig, Keep, RelayUse, SavedCredential, Store};
+use crate::config::{CredentialSource, EndpointConfig, Keep, RelayUse, Store};
 use crate::conn::{Conn, Opened};
 use crate::front::Front;
 use crate::identity::Identity;
 use crate::link::LinkShared;
+use crate::moving::Waiting;
 use crate::random::random_bytes;
 use crate::sessions::SessionTable;
+use crate::transport::Connector;
 use crate::{Incoming, Metrics};
 
 /// The shared state of one endpoint.
@@ -31,20 +36,27 @@ pub(crate) struct Node {
     pub(crate) metrics: Metrics,
     pub(crate) trust_domain: TrustDomain,
     pub(crate) pin: RootHash,
+    /// Names this process: what it registers with, and what its hellos show.
+    pub(crate) instance: Instance,
     pub(crate) source: CredentialSource,
     pub(crate) authority: Option<HostPort>,
     pub(crate) relay_use: RelayUse,
+    pub(crate) connector: Connector,
     pub(crate) front: Option<Front>,
     pub(crate) sessions: SessionTable,
     /// Links to relays that are up.
     pub(crate) links: watch::Sender<Vec<Arc<LinkShared>>>,
     /// Relays that are known.
-    pub(crate) relays: watch::Sender<Vec<HostPort>>,
+    pub(crate) relays: watch::Sender<Vec<RelayAddress>>,
+    /// Whether they stay, whatever the authority says.
+    pub(crate) relays_fixed: bool,
     /// Names to register, when registering is on.
     pub(crate) offer: watch::Sender<Offer>,
     pub(crate) identity: watch::Sender<Arc<Identity>>,
     /// Our credential is stale if it was issued before this.
     pub(crate) stale_before: watch::Sender<Option<UnixSeconds>>,
+    /// The authority's last word was that we are revoked.
+    pub(crate) is_revoked: watch::Sender<bool>,
     pub(crate) progress: Mutex<ProgressNotes>,
     /// Ends everything.
     pub(crate) closing: CancellationToken,
@@ -52,11 +64,16 @@ pub(crate) struct Node {
     services: Vec<(u16, String)>,
     own_names: Vec<Address>,
     incoming: Option<mpsc::Sender<Incoming>>,
+    session_wait: Duration,
     store: Option<Arc<dyn Store>>,
     rules: watch::Sender<Rules>,
     /// Whether the authority has told us rules.
     pub(crate) told: watch::Sender<bool>,
     conns: Mutex<BTreeMap<u64, Weak<Conn>>>,
+    /// Sessions that peers dialled, by what names them when they come back.
+    pub(crate) returning: Mutex<BTreeMap<ConnectionId, Weak<Conn>>>,
+    /// Those of them that have no circuit.
+    pub(crate) waiting: Waiting,
 }
 
 /// What is offered to callers.
@@ -77,6 +94,7 @@ pub(crate) struct ProgressNotes {
     pub(crate) link_error: Option<String>,
     pub(crate) update_version: Option<String>,
     pub(crate) watching: bool,
+    pub(crate) services_not_allowed: Vec<String>,
 }
 
 impl Offer {
@@ -121,32 +139,40 @@ impl Node {
             | CredentialSource::Workload { .. }
             | CredentialSource::Front { .. } => None,
         };
-        let identity = Identity::anonymous(config.pin, instance, device, config.trust);
+        let identity =
+            Identity::anonymous(config.pin, instance, device, config.trust, config.ticket);
         let node = Arc::new(Self {
             clock,
             metrics: config.metrics,
             trust_domain: config.trust_domain,
             pin: config.pin,
+            instance: Instance(instance),
             source: config.credential,
             authority: config.authority,
             relay_use: config.relay_use,
+            connector: Connector::new(config.links),
             front,
             sessions: SessionTable::default(),
             links: watch::Sender::default(),
             relays: watch::Sender::new(config.relays),
+            relays_fixed: config.relays_fixed,
             offer: watch::Sender::new(offer),
             identity: watch::Sender::new(Arc::new(identity)),
             stale_before: watch::Sender::default(),
+            is_revoked: watch::Sender::default(),
             progress: Mutex::default(),
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
             services: config.services,
             own_names,
             incoming: config.incoming,
+            session_wait: config.session_wait,
             store: config.store,
             rules: watch::Sender::default(),
             told: watch::Sender::default(),
             conns: Mutex::default(),
+            returning: Mutex::default(),
+            waiting: Waiting::default(),
         });
         node.set_first_rules();
         if let Some(saved) = config.saved {
@@ -166,50 +192,6 @@ impl Node {
     /// An anonymous identity with this key, for having the key certified.
     pub(crate) fn anonymous(&self, secret: StaticSecret) -> Local {
         self.identity.borrow().anonymous_local(secret)
-    }
-
-    /// Takes a credential into use.
-    pub(crate) fn set_credential(&self, saved: SavedCredential) {
-        let expires = saved.expires.0.cast_signed();
-        self.metrics.credential_expiry.set(expires);
-        self.change_identity(|identity| identity.with_credential(saved));
-    }
-
-    /// Drops a credential that a relay did not take: without it the authority
-    /// can still be reached, to ask for another.
-    pub(crate) fn drop_credential(&self) {
-        self.change_identity(Identity::refused);
-    }
-
-    /// Whether our credential was issued before `time`.
-    pub(crate) fn is_older_than(&self, time: UnixSeconds) -> bool {
-        let issued_at = self.identity.borrow().issued_at;
-        issued_at.is_some_and(|issued| issued < time)
-    }
-
-    fn change_identity(&self, change: impl FnOnce(&Identity) -> Identity) {
-        self.identity
-            .send_modify(|identity| *identity = Arc::new(change(identity)));
-    }
-
-    /// Drops a credential whose time is over.
-    pub(crate) fn drop_if_expired(&self) {
-        let expires = self
-            .identity
-            .borrow()
-            .credential
-            .as_ref()
-            .map(|c| c.expires);
-        if let (Some(expires), Clock::Trusted(now)) = (expires, self.clock.clock())
-            && expires <= now
-        {
-            tracing::warn!(
-                event = "credential",
-                reason = "credential-expired",
-                "our credential has expired"
-            );
-            self.change_identity(Identity::expired);
-        }
     }
 
     pub(crate) fn trust(&self) -> Option<VerifiedTrustSet> {
@@ -247,6 +229,8 @@ impl Node {
         time: UnixSeconds,
     ) -> Result<(), BeforeFloor> {
         self.clock.set(asked, time)?;
+        // Peers that wait to be judged by it are judged now.
+        self.each_conn(|conn| conn.mark_dirty());
         self.keep(Keep::TimeFloor(time));
         Ok(())
     }
@@ -268,14 +252,19 @@ impl Node {
         self.each_conn(|conn| conn.set_rules(rules.clone()));
     }
 
-    /// What a device offers, by its own config.
-    pub(crate) fn device_doors(&self) -> Doors {
+    /// What a device offers: of the services in its own config those that the
+    /// authority allows; without a word from it, all.
+    pub(crate) fn device_doors(&self, allowed: Option<&[String]>) -> Doors {
         let mut doors = Doors::new();
+        let not_allowed = |service: &String| allowed.is_some_and(|names| !names.contains(service));
         if let CredentialSource::Device {
             namespace, name, ..
         } = &self.source
         {
             for (port, service) in &self.services {
+                if not_allowed(service) {
+                    continue;
+                }
                 if doors
                     .add_device_service(namespace.clone(), name.clone(), service, *port)
                     .is_err()
@@ -290,6 +279,16 @@ impl Node {
         doors
     }
 
+    /// Services in the config that are not offered, because the DeviceIdentity
+    /// does not name them.
+    pub(crate) fn services_not_allowed(&self, allowed: Option<&[String]>) -> Vec<String> {
+        let names = self.services.iter().map(|(_, service)| service);
+        names
+            .filter(|name| allowed.is_some_and(|allowed| !allowed.contains(name)))
+            .cloned()
+            .collect()
+    }
+
     /// Our own namespace, for the doors of a workload.
     pub(crate) fn namespace(&self) -> Option<Label> {
         match &self.identity.borrow().id.as_ref()?.subject {
@@ -300,7 +299,7 @@ impl Node {
     }
 
     fn set_first_rules(&self) {
-        let doors = Arc::new(self.device_doors());
+        let doors = Arc::new(self.device_doors(None));
         self.rules.send_modify(|rules| {
             rules.doors = doors;
             if self.front.is_some() {
@@ -340,7 +339,7 @@ impl Node {
         local: Local,
     ) -> Result<Arc<Conn>, Refusal> {
         let session = Session::dial(
-            Config::new(),
+            self.session_config(),
             local,
             self.rules(),
             to.clone(),
@@ -360,6 +359,10 @@ impl Node {
         Ok(conn)
     }
 
+    fn session_config(&self) -> Config {
+        Config::new().path_timeout(self.session_wait)
+    }
+
     /// A session for somebody who dialled `name` of ours.
     pub(crate) fn answer(
         &self,
@@ -371,9 +374,9 @@ impl Node {
         if !names.contains(name) {
             return Err(Reason::new("not-here", "not a name of this endpoint"));
         }
-        let (local, _) = self.local();
+        let (local, generation) = self.local();
         let session = Session::answer(
-            Config::new(),
+            self.session_config(),
             local,
             self.rules(),
             names,
@@ -390,6 +393,7 @@ impl Node {
             self.metrics.clone(),
         );
         self.remember(&conn);
+        self.keep_credentialed(&conn, generation);
         Ok(conn)
     }
 
@@ -438,7 +442,7 @@ impl Node {
         conns.values().filter_map(Weak::upgrade).collect()
     }
 
-    fn each_conn(&self, act: impl Fn(&Arc<Conn>)) {
+    pub(crate) fn each_conn(&self, act: impl Fn(&Arc<Conn>)) {
         self.live_conns()
             .iter()
             .filter(|conn| !conn.is_closed())

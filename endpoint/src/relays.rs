@@ -1,21 +1,22 @@
 //! Keeping links to relays: one or all of those that are known, again and
-//! again, each new credential on a new link before the old one goes.
+//! again, and wherever it can be, the new link before the old one goes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fairway_identity::{Address, HostPort};
-use fairway_session::code;
+use fairway_identity::{Address, RelayAddress, Transport};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::config::{CredentialSource, RelayUse};
-use crate::conn::Conn;
-use crate::dial::connect;
-use crate::limits::{BACKOFF_MAX, BACKOFF_MIN, REGISTER_TIMEOUT};
-use crate::link::{Command, Driver, LinkKind, LinkShared, LinkState};
+use crate::limits::{
+    BACKOFF_MAX, BACKOFF_MIN, LINK_ANSWER, REGISTER_TIMEOUT, UPGRADE_MIN, UPGRADE_SPREAD,
+};
+use crate::link::{Command, LinkShared, LinkState};
 use crate::node::Node;
+use crate::race::{Relay, Winner, by_relay, race};
 use crate::random::random_u64;
 
 /// Keeps links to the relays of `node.relays` until the endpoint closes.
@@ -32,24 +33,24 @@ enum Choice {
     /// Any of the known ones, another after each failure.
     Any,
     /// This one.
-    This(HostPort),
+    This(Relay),
 }
 
 /// One keeper for each known relay.
 async fn keep_all(node: &Arc<Node>) {
     let mut relays = node.relays.subscribe();
-    let mut keepers: BTreeMap<String, CancellationToken> = BTreeMap::new();
+    let mut keepers: BTreeMap<Relay, CancellationToken> = BTreeMap::new();
     loop {
-        let known = relays.borrow_and_update().clone();
-        keepers.retain(|address, keeper| {
-            let keep = known.iter().any(|relay| relay.to_string() == *address);
+        let known = by_relay(&relays.borrow_and_update());
+        keepers.retain(|relay, keeper| {
+            let keep = known.contains(relay);
             if !keep {
                 keeper.cancel();
             }
             keep
         });
         for relay in known {
-            keepers.entry(relay.to_string()).or_insert_with(|| {
+            keepers.entry(relay.clone()).or_insert_with(|| {
                 let cancelled = CancellationToken::new();
                 let (node, gone) = (node.clone(), cancelled.clone());
                 node.clone().spawn(async move {
@@ -69,44 +70,209 @@ async fn keep_all(node: &Arc<Node>) {
 struct Held {
     node: Arc<Node>,
     link: Arc<LinkShared>,
+    relay: RelayAddress,
 }
 
 /// Keeps one link.
 async fn keep(node: &Arc<Node>, choice: Choice) {
     let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
-    let mut turn = random_u64();
+    let mut course = Course::new(node);
     let mut held: Option<Held> = None;
     loop {
         wait_until_useful(node).await;
-        turn = turn.wrapping_add(1);
-        let Some(relay) = choose(node, &choice, turn).await else {
+        let Some(candidates) = course.ways.candidates(node, &choice).await else {
             return;
         };
-        match link_up(node, &relay).await {
-            Ok(link) => {
-                backoff.reset();
-                tracing::info!(event = "link-up", relay = %relay, "linked to a relay");
-                let new = Held::new(node, link);
-                if held.is_some() {
-                    // Names are never without a link that has them.
-                    new.registered().await;
-                }
-                let why = held.insert(new).serve(&choice).await;
-                tracing::info!(event = "link-down", relay = %relay, "{why}");
-                if !matches!(why, Left::Renew) {
-                    held = None;
-                }
-                continue;
-            }
+        let mut won = match race(node, candidates).await {
+            Ok(winner) => Some(winner),
             Err(error) => {
                 node.metrics.link_failures.inc();
-                tracing::warn!(event = "link-failed", relay = %relay, error, "cannot link to a relay");
-                node.note(|notes| notes.link_error = Some(format!("{relay}: {error}")));
+                tracing::warn!(event = "link-failed", error, "cannot link to a relay");
+                node.note(|notes| notes.link_error = Some(error));
+                tokio::time::sleep(backoff.next_wait()).await;
+                if held.as_ref().is_some_and(Held::is_over) {
+                    held = None;
+                }
+                None
+            }
+        };
+        while let Some(winner) = won.take() {
+            backoff.reset();
+            tracing::info!(event = "link-up", relay = %winner.relay, "linked to a relay");
+            course.linked(&winner.relay);
+            let new = Held::new(node, winner);
+            if held.is_some() {
+                // Names are never without a link that has them.
+                new.registered().await;
+            }
+            let new = held.insert(new);
+            let instead = course.ways.instead_of(new);
+            let left = tokio::select! {
+                left = new.serve(&choice) => left,
+                winner = course.better(node, &choice) => Left::Better(winner),
+                winner = instead.found(node, &choice, &new.link) => Left::Silent(winner),
+            };
+            tracing::info!(event = "link-down", relay = %new.relay, "{left}");
+            course.left(&left);
+            if !left.is_left_for_another(&choice) {
+                held = None;
+            }
+            if let Left::Better(winner) | Left::Silent(winner) = left {
+                won = Some(winner);
             }
         }
-        tokio::time::sleep(backoff.next_wait()).await;
-        if held.as_ref().is_some_and(|held| !held.link.is_up()) {
-            held = None;
+    }
+}
+
+/// What a keeper has learned about the ways to its relays.
+struct Course {
+    ways: Ways,
+    /// Since when the address that worked last did so.
+    since: Instant,
+    /// For looking whether a better transport works again.
+    upgrade: Backoff,
+}
+
+/// Which ways are to be tried before others.
+#[derive(Clone, Default)]
+struct Ways {
+    /// The address that worked last.
+    last: Option<RelayAddress>,
+    /// Tried after all others: it was lost, or has told us to go.
+    avoided: Option<RelayAddress>,
+}
+
+impl Course {
+    fn new(node: &Node) -> Self {
+        let first = node.connector.upgrade_after();
+        Self {
+            ways: Ways::default(),
+            since: Instant::now(),
+            upgrade: Backoff::new(first, first * UPGRADE_SPREAD),
+        }
+    }
+
+    fn linked(&mut self, relay: &RelayAddress) {
+        self.since = Instant::now();
+        self.ways = Ways {
+            last: Some(relay.clone()),
+            avoided: None,
+        };
+    }
+
+    /// The link is left. The network may be another one now, so better ways are
+    /// tried soon, unless links come and go.
+    fn left(&mut self, left: &Left) {
+        match left {
+            Left::Ended(_) | Left::Drained | Left::Silent(_) | Left::Unknown => {
+                self.ways.avoided = self.ways.last.clone();
+                if self.since.elapsed() >= UPGRADE_MIN {
+                    self.upgrade.reset();
+                }
+            }
+            Left::Renew | Left::Better(_) => {}
+        }
+    }
+
+    /// Resolves with a link over a better transport than the last one's; never
+    /// while there is none better.
+    async fn better(&mut self, node: &Arc<Node>, choice: &Choice) -> Winner {
+        loop {
+            tokio::time::sleep(self.upgrade.next_wait()).await;
+            let known = match choice {
+                Choice::This(relay) => relay.clone(),
+                Choice::Any => node.relays.borrow().clone(),
+            };
+            let last = self.ways.transport();
+            let mut better: Vec<_> = known
+                .into_iter()
+                .filter(|address| last.is_some_and(|last| address.transport() < last))
+                .collect();
+            better.sort();
+            if !better.is_empty()
+                && let Ok(winner) = race(node, better).await
+            {
+                return winner;
+            }
+        }
+    }
+}
+
+impl Ways {
+    /// What to try, in this order: relay by relay, from a random one on, so
+    /// that devices spread, with the one to avoid at the end; for each, the
+    /// transport that worked last, and then the others by preference.
+    async fn candidates(&self, node: &Node, choice: &Choice) -> Option<Vec<RelayAddress>> {
+        let mut relays = match choice {
+            Choice::This(relay) => vec![relay.clone()],
+            Choice::Any => {
+                let mut known = node.relays.subscribe();
+                let known = known.wait_for(|relays| !relays.is_empty()).await.ok()?;
+                by_relay(&known)
+            }
+        };
+        let first = usize::try_from(random_u64() % relays.len() as u64).unwrap_or_default();
+        relays.rotate_left(first);
+        // Stable sorts: the others keep their order.
+        if let Some(avoided) = &self.avoided {
+            relays.sort_by_key(|relay| relay.contains(avoided));
+        }
+        if let Some(transport) = self.transport() {
+            for relay in &mut relays {
+                relay.sort_by_key(|address| address.transport() != transport);
+            }
+        }
+        Some(relays.into_iter().flatten().collect())
+    }
+
+    fn transport(&self) -> Option<Transport> {
+        self.last.as_ref().map(RelayAddress::transport)
+    }
+
+    /// For replacing a link that may be dead.
+    fn instead_of(&self, held: &Held) -> Self {
+        Self {
+            avoided: Some(held.relay.clone()),
+            ..self.clone()
+        }
+    }
+
+    /// Resolves with another link while the one that is held may be dead; if
+    /// that one answers first, it is kept.
+    async fn found(&self, node: &Arc<Node>, choice: &Choice, held: &LinkShared) -> Winner {
+        let mut is_doubtful = held.watch_doubt();
+        loop {
+            if is_doubtful.wait_for(|doubt| *doubt).await.is_err() {
+                // It is over, which is for others to notice.
+                std::future::pending::<()>().await;
+            }
+            let finding = async {
+                // It has been asked, and may well answer.
+                tokio::time::sleep(LINK_ANSWER).await;
+                tracing::info!(event = "link-silent", relay = %held.remote, "looking for another link");
+                self.found_at_last(node, choice).await
+            };
+            tokio::select! {
+                Some(winner) = finding => return winner,
+                Ok(_) = is_doubtful.wait_for(|doubt| !*doubt) => {
+                    tracing::info!(event = "link-alive", relay = %held.remote, "it has answered");
+                }
+            }
+        }
+    }
+
+    async fn found_at_last(&self, node: &Arc<Node>, choice: &Choice) -> Option<Winner> {
+        let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX);
+        loop {
+            let candidates = self.candidates(node, choice).await?;
+            match race(node, candidates).await {
+                Ok(winner) => return Some(winner),
+                Err(error) => {
+                    node.metrics.link_failures.inc();
+                    node.note(|notes| notes.link_error = Some(error));
+                    tokio::time::sleep(backoff.next_wait()).await;
+                }
+            }
         }
     }
 }
@@ -118,18 +284,40 @@ enum Left {
     Ended(String),
     #[error("the relay is going away")]
     Drained,
+    #[error("nothing is heard from the relay; there is another link: {}", .0.relay)]
+    Silent(Winner),
     #[error("there is a new credential")]
     Renew,
     #[error("the relay is not among the known ones any more")]
     Unknown,
+    #[error("a better way works: {}", .0.relay)]
+    Better(Winner),
+}
+
+impl Left {
+    /// Whether the link is of use until there is another. A keeper of one
+    /// relay has no other to go to; others keep the links to theirs.
+    fn is_left_for_another(&self, choice: &Choice) -> bool {
+        match self {
+            Self::Renew | Self::Better(_) | Self::Silent(_) => true,
+            Self::Drained => matches!(choice, Choice::Any),
+            Self::Ended(_) | Self::Unknown => false,
+        }
+    }
 }
 
 impl Held {
-    fn new(node: &Arc<Node>, link: Arc<LinkShared>) -> Self {
+    fn is_over(&self) -> bool {
+        matches!(self.link.state(), LinkState::Closed(_))
+    }
+
+    fn new(node: &Arc<Node>, winner: Winner) -> Self {
+        let Winner { relay, link } = winner;
         node.links.send_modify(|links| links.push(link.clone()));
         Self {
             node: node.clone(),
             link,
+            relay,
         }
     }
 
@@ -142,7 +330,8 @@ impl Held {
         offer.mark_changed();
         loop {
             match &*state.borrow_and_update() {
-                LinkState::Starting | LinkState::Up { .. } => {}
+                // One that is silent is kept until there is another.
+                LinkState::Starting | LinkState::Up { .. } | LinkState::Silent => {}
                 LinkState::Draining => return Left::Drained,
                 LinkState::Closed(why) => return Left::Ended(why.clone()),
             }
@@ -181,17 +370,14 @@ impl Held {
         let done = state.wait_for(|state| match state {
             LinkState::Up { registered } => names.iter().all(|name| registered.contains(name)),
             LinkState::Starting => false,
-            LinkState::Draining | LinkState::Closed(_) => true,
+            LinkState::Silent | LinkState::Draining | LinkState::Closed(_) => true,
         });
         let _ = tokio::time::timeout(REGISTER_TIMEOUT, done).await;
     }
 
-    fn is_known(&self, relays: &mut watch::Receiver<Vec<HostPort>>) -> bool {
+    fn is_known(&self, relays: &mut watch::Receiver<Vec<RelayAddress>>) -> bool {
         let relays = relays.borrow_and_update();
-        relays.is_empty()
-            || relays
-                .iter()
-                .any(|relay| relay.to_string() == self.link.remote)
+        relays.is_empty() || relays.contains(&self.relay)
     }
 }
 
@@ -216,58 +402,5 @@ async fn wait_until_useful(node: &Node) {
         let _ = identity
             .wait_for(|identity| identity.is_credentialed())
             .await;
-    }
-}
-
-async fn choose(node: &Node, choice: &Choice, turn: u64) -> Option<HostPort> {
-    match choice {
-        Choice::This(relay) => Some(relay.clone()),
-        Choice::Any => {
-            let mut relays = node.relays.subscribe();
-            let known = relays.wait_for(|relays| !relays.is_empty()).await.ok()?;
-            let at = usize::try_from(turn % known.len() as u64).unwrap_or_default();
-            known.get(at).cloned()
-        }
-    }
-}
-
-/// Connects, and waits until the relay has accepted the link's session.
-async fn link_up(node: &Arc<Node>, relay: &HostPort) -> Result<Arc<LinkShared>, String> {
-    let io = connect(relay).await.map_err(|e| e.to_string())?;
-    let (local, generation) = node.local();
-    let link = LinkShared::new(LinkKind::Relay, relay.to_string(), generation);
-    let conn = node
-        .dial_on(link.clone(), 0, &Address::Relay, local)
-        .map_err(|e| e.to_string())?;
-    let driver = Driver::new(node.clone(), conn.clone(), io, None);
-    node.tasks.spawn(driver.run());
-    let mut state = link.watch();
-    let settled = state
-        .wait_for(|state| !matches!(state, LinkState::Starting))
-        .await;
-    match settled.as_deref() {
-        Ok(LinkState::Up { .. }) => Ok(link.clone()),
-        Ok(LinkState::Closed(why)) => {
-            forget_refused_credential(node, &conn, generation);
-            Err(why.clone())
-        }
-        Ok(LinkState::Draining) => Err("the relay is going away".to_owned()),
-        Ok(LinkState::Starting) | Err(_) => Err("the link is gone".to_owned()),
-    }
-}
-
-/// A relay that does not take our credential takes none: without it the
-/// authority can still be reached, to ask for another.
-fn forget_refused_credential(node: &Node, conn: &Conn, generation: u64) {
-    let refused = conn.closed_now().is_some_and(|refusal| {
-        [
-            code::CREDENTIAL_EXPIRED,
-            code::CREDENTIAL_REFUSED,
-            code::REVOKED,
-        ]
-        .contains(&refusal.code)
-    });
-    if refused && node.identity.borrow().generation == generation {
-        node.drop_credential();
     }
 }

@@ -1,5 +1,6 @@
 //! The session table: one session for each peer and dialled name, made on
-//! demand, shared by all calls, replaced when our credential has been renewed.
+//! demand, shared by all calls. It outlives our credential: when there is a new
+//! one, the session renews itself with it.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -10,6 +11,7 @@ use fairway_session::OpenRequest;
 use tokio::sync::{Semaphore, watch};
 
 use crate::conn::Conn;
+use crate::early::Early;
 use crate::limits::{DIALS_MAX, OPEN_TIMEOUT};
 use crate::node::{Node, lock};
 use crate::{OpenError, Stream, StreamError};
@@ -24,6 +26,9 @@ pub(crate) struct SessionTable {
 /// A session, or the attempt to make one.
 #[derive(Clone, Debug)]
 struct Entry {
+    /// Whether it was made with a credential of ours.
+    is_credentialed: bool,
+    /// Which one, or which lack of one.
     generation: u64,
     state: watch::Receiver<Dial>,
 }
@@ -70,9 +75,10 @@ impl Node {
         self: &Arc<Self>,
         to: &Address,
         request: OpenRequest,
+        early: Option<&mut Early<'_>>,
     ) -> Result<Stream, OpenError> {
         let phase = Phase::default();
-        let opening = self.open_unbounded(to, request, &phase);
+        let opening = self.open_unbounded(to, request, early, &phase);
         tokio::select! {
             opened = tokio::time::timeout(OPEN_TIMEOUT, opening) => {
                 opened.unwrap_or_else(|_| Err(self.timed_out(to, &phase)))
@@ -85,17 +91,20 @@ impl Node {
         self: &Arc<Self>,
         to: &Address,
         request: OpenRequest,
+        mut early: Option<&mut Early<'_>>,
         phase: &Phase,
     ) -> Result<Stream, OpenError> {
         // A session that was there may end just now; a new one tells.
         let (conn, is_fresh) = self.session(to, phase).await?;
-        match try_open(&conn, request.clone(), phase).await {
-            Err(OpenError::SessionClosed(_)) if !is_fresh => {}
+        let opened = try_open(&conn, request.clone(), early.as_deref_mut(), phase).await;
+        let is_unheard = early.as_ref().is_none_or(|early| early.n_sent() == 0);
+        match opened {
+            Err(OpenError::SessionClosed(_)) if !is_fresh && is_unheard => {}
             result => return result,
         }
         self.sessions.forget(to, &conn);
         let (conn, _) = self.session(to, phase).await?;
-        try_open(&conn, request, phase).await
+        try_open(&conn, request, early, phase).await
     }
 
     /// The session with `to`, and whether it was made for this call.
@@ -124,10 +133,13 @@ impl Node {
 
     /// The entry for `to`; makes one when there is none that may be used.
     fn entry(self: &Arc<Self>, to: &Address) -> Result<(watch::Receiver<Dial>, bool), OpenError> {
-        let generation = self.identity.borrow().generation;
+        let (generation, is_credentialed) = {
+            let identity = self.identity.borrow();
+            (identity.generation, identity.is_credentialed())
+        };
         let mut entries = lock(&self.sessions.entries);
         if let Some(entry) = entries.get(to)
-            && entry.is_usable(generation)
+            && entry.is_usable(generation, is_credentialed)
         {
             return Ok((entry.state.clone(), false));
         }
@@ -138,6 +150,7 @@ impl Node {
         entries.insert(
             to.clone(),
             Entry {
+                is_credentialed,
                 generation,
                 state: state.clone(),
             },
@@ -148,8 +161,16 @@ impl Node {
             drop(permit);
             match dialled {
                 Ok(Ok(conn)) => {
+                    if is_credentialed {
+                        node.keep_credentialed(&conn, generation);
+                    }
                     sender.send_replace(Dial::Up(conn.clone()));
                     conn.closed().await;
+                    if to == Address::Authority
+                        && let Some(refusal) = conn.refused_by_peer()
+                    {
+                        node.credential_refused(generation, &refusal);
+                    }
                     node.sessions.forget(&to, &conn);
                 }
                 Ok(Err(error)) => node.dial_failed(&to, &sender, error),
@@ -176,11 +197,22 @@ impl Node {
     fn note_phase(&self, phase: &Phase) {
         phase.set(if !self.identity.borrow().is_credentialed() {
             Phase::CREDENTIAL
-        } else if self.authority.is_none() && self.links.borrow().is_empty() {
+        } else if self.lacks_link() {
             Phase::LINK
         } else {
             Phase::SESSION
         });
+    }
+
+    fn lacks_link(&self) -> bool {
+        self.authority.is_none() && self.links.borrow().is_empty()
+    }
+
+    /// Why there is no link, if there is none.
+    pub(crate) fn no_link(&self) -> Option<OpenError> {
+        self.lacks_link().then(|| OpenError::NoLink {
+            last_error: last(&lock(&self.progress).link_error),
+        })
     }
 
     fn timed_out(&self, to: &Address, phase: &Phase) -> OpenError {
@@ -189,8 +221,6 @@ impl Node {
             self.note_phase(phase);
         }
         let notes = lock(&self.progress);
-        let last =
-            |error: &Option<String>| error.clone().unwrap_or_else(|| "still trying".to_owned());
         match phase.get() {
             Phase::CREDENTIAL if *to != Address::Authority => OpenError::NoCredential {
                 last_error: last(&notes.credential_error),
@@ -207,6 +237,10 @@ impl Node {
     }
 }
 
+fn last(error: &Option<String>) -> String {
+    error.clone().unwrap_or_else(|| "still trying".to_owned())
+}
+
 impl SessionTable {
     /// This session is not to be used for new calls.
     pub(crate) fn forget(&self, to: &Address, conn: &Arc<Conn>) {
@@ -221,10 +255,13 @@ impl SessionTable {
 }
 
 impl Entry {
-    fn is_usable(&self, generation: u64) -> bool {
+    /// One that was made without a credential does not become one with it, and
+    /// one whose credential we have lost is not used on.
+    fn is_usable(&self, generation: u64, is_credentialed: bool) -> bool {
+        let is_ours = self.generation == generation || (self.is_credentialed && is_credentialed);
         match &*self.state.borrow() {
             Dial::Pending => true,
-            Dial::Up(conn) => self.generation == generation && !conn.is_closed(),
+            Dial::Up(conn) => is_ours && !conn.is_closed(),
             Dial::Failed(_) => false,
         }
     }
@@ -234,11 +271,16 @@ impl Entry {
 async fn try_open(
     conn: &Arc<Conn>,
     request: OpenRequest,
+    early: Option<&mut Early<'_>>,
     phase: &Phase,
 ) -> Result<Stream, OpenError> {
     let mut stream = conn.open(&request).await?;
     phase.set(Phase::ACCEPT);
-    match stream.accepted().await {
+    let answer = match early {
+        Some(early) => early.accepted(&mut stream).await,
+        None => stream.accepted().await,
+    };
+    match answer {
         Ok(()) => Ok(stream),
         Err(
             StreamError::Reset(refusal)

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::conn::ConnState;
+use crate::conn::{Bond, ConnState};
 use crate::link::{LinkShared, LinkState};
 use crate::node::{Node, lock};
 
@@ -29,6 +29,9 @@ pub struct Status {
     pub sessions: Vec<SessionStatus>,
     /// Names this endpoint answers to.
     pub names: Vec<String>,
+    /// Services in a device's config that are not offered, because
+    /// `spec.services` of its DeviceIdentity does not name them.
+    pub services_not_allowed: Vec<String>,
     /// Policies in force.
     pub policies: usize,
 }
@@ -47,7 +50,7 @@ pub struct CredentialStatus {
 pub struct LinkStatus {
     /// Remote address, as configured.
     pub remote: String,
-    /// `starting`, `up`, `draining` or `closed`.
+    /// `starting`, `up`, `silent`, `draining` or `closed`.
     pub state: String,
     /// Names that the relay has registered for this endpoint.
     pub registered: Vec<String>,
@@ -95,6 +98,7 @@ impl Status {
                 .iter()
                 .map(ToString::to_string)
                 .collect(),
+            services_not_allowed: notes.services_not_allowed.clone(),
             policies: node.rules().policy.policies.len(),
         }
     }
@@ -107,6 +111,7 @@ impl LinkStatus {
             LinkState::Up { registered } => {
                 ("up", registered.iter().map(ToString::to_string).collect())
             }
+            LinkState::Silent => ("silent", Vec::new()),
             LinkState::Draining => ("draining", Vec::new()),
             LinkState::Closed(_) => ("closed", Vec::new()),
         };
@@ -121,9 +126,7 @@ impl LinkStatus {
 /// Sessions with peers, without those of the links themselves.
 fn sessions(node: &Node) -> Vec<SessionStatus> {
     let conns = node.live_conns();
-    let peers = conns
-        .iter()
-        .filter(|conn| conn.circuit != 0 || !conn.link.is_relay_link());
+    let peers = conns.iter().filter(|conn| conn.bond != Bond::Link);
     peers
         .filter_map(|conn| {
             let peer = match conn.state() {

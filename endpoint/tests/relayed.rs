@@ -9,105 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::authority::{Authority, uid_of};
 use common::relay::Relay;
-use common::{address, label, service, soon};
-use fairway_control::update::Door;
-use fairway_endpoint::{Endpoint, Incoming, OpenError, Stream, StreamError};
+use common::world::{COLLECTOR, COLLECTOR_ID, PUMP, PUMP_ID, World, call, echo};
+use common::{address, soon};
+use fairway_endpoint::{OpenError, StreamError};
 use fairway_identity::{Ed25519Key, Revocation, UnixSeconds};
 use fairway_session::{OpenRequest, Refusal, code};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::mpsc;
-
-const COLLECTOR: &str = "collector.factory.svc.fairway.internal";
-const PUMP: &str = "pump-7.factory.device.fairway.internal";
-const COLLECTOR_ID: &str = "spiffe://fairway.local/ns/factory/sa/collector";
-const PUMP_ID: &str = "spiffe://fairway.local/ns/factory/device/pump-7";
-
-/// Everything, up and registered. The collector offers port 80, which leads to
-/// its port 8080; the pump offers `metrics` on port 9100.
-struct World {
-    authority: Authority,
-    relay: Relay,
-    front: Endpoint,
-    collector: Endpoint,
-    calls: mpsc::Receiver<Incoming>,
-    pump: Endpoint,
-    scrapes: mpsc::Receiver<Incoming>,
-}
-
-impl World {
-    async fn start() -> Self {
-        let authority = Authority::start();
-        let relay = Relay::start(&authority).await;
-        let relays = vec![relay.address.clone()];
-        authority.publish(COLLECTOR_ID, |state| {
-            state.policies = common::allow_devices(common::port(8080));
-            state.names = vec![address(COLLECTOR)];
-            state.ready = true;
-            state.relays = relays.clone();
-            state.doors = vec![Door {
-                service: label("collector"),
-                port: 80,
-                target_port: 8080,
-            }];
-        });
-        authority.publish(PUMP_ID, |state| {
-            state.policies = common::allow_workloads(service("metrics"));
-        });
-        let front = common::front(&authority, &relays).await;
-        soon(front.registered()).await;
-        let services = &["collector"];
-        let (collector, calls) = common::workload(&authority, &front, "collector", services).await;
-        let doors = &[(9100, "metrics")];
-        let (pump, scrapes) = common::device(&authority, &relays, "pump-7", doors).await;
-        soon(collector.credentialed()).await;
-        soon(collector.registered()).await;
-        soon(pump.credentialed()).await;
-        soon(pump.registered()).await;
-        Self {
-            authority,
-            relay,
-            front,
-            collector,
-            calls,
-            pump,
-            scrapes,
-        }
-    }
-
-    /// A call of the pump that the collector accepts: both ends.
-    async fn joined(&mut self) -> (Stream, Incoming) {
-        let serving = async {
-            let call = self.calls.recv().await.unwrap();
-            call.accept().unwrap();
-            call
-        };
-        let (stream, served) = soon(async { tokio::join!(call(&self.pump), serving) }).await;
-        (stream.unwrap(), served)
-    }
-}
-
-/// The pump calls the collector.
-async fn call(pump: &Endpoint) -> Result<Stream, OpenError> {
-    pump.open(&address(COLLECTOR), OpenRequest::port(80)).await
-}
-
-/// Serves every stream by sending back what comes.
-fn echo(mut calls: mpsc::Receiver<Incoming>) {
-    tokio::spawn(async move {
-        while let Some(call) = calls.recv().await {
-            call.accept().unwrap();
-            tokio::spawn(async move {
-                let (mut recv, mut send) = call.stream.split();
-                while let Ok(Some(chunk)) = recv.read_chunk().await {
-                    if send.write_chunk(chunk).await.is_err() {
-                        return;
-                    }
-                }
-                send.finish();
-            });
-        }
-    });
-}
 
 #[tokio::test]
 async fn both_ways_with_bytes_in_order_and_one_session_for_all_calls() {
@@ -164,12 +71,12 @@ async fn both_ways_with_bytes_in_order_and_one_session_for_all_calls() {
 #[tokio::test]
 async fn what_is_not_allowed_is_refused_with_the_reason() {
     let mut world = World::start().await;
-    // No door of that number.
+    // No policy speaks of it, so not even whether it is offered is told.
     let unknown = soon(world.pump.open(&address(COLLECTOR), OpenRequest::port(81))).await;
     let OpenError::Refused(refusal) = unknown.unwrap_err() else {
         panic!("refused by the peer");
     };
-    assert_eq!(refusal.code, code::UNKNOWN_PORT);
+    assert_eq!(refusal.code, code::POLICY_DENIED);
     // Nobody of that name.
     let nobody = address("nobody.factory.svc.fairway.internal");
     let error = soon(world.pump.open(&nobody, OpenRequest::port(80)))
@@ -280,26 +187,22 @@ async fn a_new_credential_takes_over_without_a_gap() {
 async fn a_relay_that_dies_is_reconnected_to_when_it_is_back() {
     let world = World::start().await;
     echo(world.calls);
-    let stream = soon(call(&world.pump)).await;
-    let mut stream = stream.unwrap();
+    let mut stream = soon(call(&world.pump)).await.unwrap();
     let listen = world.relay.address.to_string();
     world.relay.kill();
-    let error = soon(stream.recv.read_chunk()).await.unwrap_err();
-    assert!(
-        matches!(&error, StreamError::SessionClosed(r) if r.code == code::LINK_LOST),
-        "{error}"
-    );
-    let _relay = Relay::start_on(&world.authority, &listen).await;
     soon(async {
-        loop {
-            // The collector may come back later than the pump.
-            match call(&world.pump).await {
-                Ok(_) => break,
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
+        while !world.pump.status().links.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
     .await;
+    // What is written meanwhile waits.
+    stream.write_all(b"still here").await.unwrap();
+    let _relay = Relay::start_on(&world.authority, &listen).await;
+    let mut bytes = [0; 10];
+    soon(stream.read_exact(&mut bytes)).await.unwrap();
+    assert_eq!(&bytes, b"still here");
+    soon(call(&world.pump)).await.unwrap();
 }
 
 #[tokio::test]
@@ -391,4 +294,31 @@ async fn an_expired_credential_is_renewed_and_bricks_nothing() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_device_offers_only_what_its_identity_names() {
+    let world = World::start().await;
+    echo(world.scrapes);
+    let pump = address(PUMP);
+    let scrape = || world.collector.open(&pump, OpenRequest::port(9100));
+    soon(scrape()).await.unwrap();
+    soon(world.authority.acknowledged(PUMP_ID, 1)).await;
+    for (services, offered) in [
+        (Some(vec!["other".to_owned()]), false),
+        (Some(vec!["other".to_owned(), "metrics".to_owned()]), true),
+        (Some(vec![]), false),
+        (None, true),
+    ] {
+        let n_acks = world.authority.n_acks(PUMP_ID);
+        world
+            .authority
+            .publish(PUMP_ID, |state| state.services = services.clone());
+        // It acknowledges once the change is in force.
+        soon(world.authority.acknowledged(PUMP_ID, n_acks + 1)).await;
+        let opened = soon(scrape()).await;
+        assert_eq!(opened.is_ok(), offered, "{services:?}: {opened:?}");
+        let refused = world.pump.status().services_not_allowed;
+        assert_eq!(refused.is_empty(), offered, "{services:?}: {refused:?}");
+    }
 }

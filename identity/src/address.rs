@@ -29,6 +29,9 @@ pub enum AddressError {
     /// No port, or not a number from 1 to 65535.
     #[error("write HOST:PORT with a port from 1 to 65535")]
     Port,
+    /// A relay's address with a scheme that means nothing.
+    #[error("write quic://, tcp://, tls:// or wss:// before HOST:PORT, or nothing for TCP")]
+    Scheme,
     /// Not a host name or an IP address (IPv6 in brackets).
     #[error("not a host name or an IP address; write IPv6 addresses in brackets")]
     Host,

@@ -8,6 +8,7 @@ use data_encoding::BASE64URL_NOPAD;
 use zeroize::Zeroizing;
 
 use crate::limits;
+use crate::trust::sha256;
 
 /// Why a key could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +58,11 @@ pub enum VerifyingKey {
 }
 
 impl VerifyingKey {
+    /// The SHA-256 of its COSE_Key.
+    pub(crate) fn fingerprint(&self) -> [u8; 32] {
+        sha256(&self.to_cose_key())
+    }
+
     /// Whether `signature` is this key's over `message`.
     pub fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
         if signature.len() != limits::SIGNATURE_LEN {

@@ -6,7 +6,7 @@
 //! through the [`Signer`] trait, so that a key may live in a TPM. Whatever
 //! arrives from outside is bounded ([`limits`]) before it is decoded.
 //!
-//! Reading order: [`name`], [`address`], [`key`], [`credential`], [`trust`], [`peer`],
+//! Reading order: [`name`], [`address`], [`relay`], [`key`], [`credential`], [`trust`], [`peer`],
 //! then [`ticket`], [`proof`], [`signed_time`], [`revocation`].
 //!
 //! A [`VerifiedPeer`] can be made in one place only,
@@ -20,6 +20,7 @@ pub mod limits;
 pub mod name;
 pub mod peer;
 pub mod proof;
+pub mod relay;
 pub mod revocation;
 pub mod signed_time;
 pub mod ticket;
@@ -36,6 +37,7 @@ pub use credential::{CredentialClaims, CredentialError, Form, IssueError, Serial
 pub use key::{Ed25519Key, KeyError, SignError, Signer, VerifyingKey};
 pub use name::{AccountName, Label, NameError, SpiffeId, Subject, TrustDomain};
 pub use peer::{ExpiredPeer, Genuine, VerifiedPeer};
+pub use relay::{RelayAddress, Transport};
 pub use revocation::{Revocation, RevocationError, RevocationList};
 pub use signed_time::{SignedTime, SignedTimeError};
 pub use ticket::{Ticket, TicketError};

@@ -76,12 +76,14 @@ pub const CBOR_DEPTH: usize = 6;
 /// allocated. The largest credential has about 80.
 pub const CBOR_ITEMS: usize = 256;
 
-/// Length of a ticket's text. A usual one is under 300 characters; this is
-/// what the longest names and four relays need.
-pub const TICKET_TEXT_LEN: usize = 768;
+/// Length of a ticket's text. A usual one is under 350 characters; this is
+/// what the longest names and four hosts with every transport need, and a QR
+/// code of medium size holds.
+pub const TICKET_TEXT_LEN: usize = 1024;
 
-/// Relay addresses in a ticket. A device learns the rest once it is connected.
-pub const TICKET_RELAYS: usize = 4;
+/// Relay addresses in a ticket: four hosts, each with every transport. A
+/// device learns the rest once it is connected.
+pub const TICKET_RELAYS: usize = 16;
 
 /// Length of a host in `host:port` (RFC 1035).
 pub const HOST_LEN: usize = 253;

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::limits;
 
@@ -58,9 +59,10 @@ pub struct Label(Box<str>);
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AccountName(Box<str>);
 
-/// A SPIFFE trust domain, such as `fairway.local`.
+/// A SPIFFE trust domain, such as `fairway.local`. Cheap to clone: there are
+/// many peers, and few domains.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TrustDomain(Box<str>);
+pub struct TrustDomain(Arc<str>);
 
 macro_rules! name_type {
     ($name:ident, $check:expr) => {

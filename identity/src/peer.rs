@@ -9,47 +9,54 @@ use crate::credential::{self, CredentialClaims, CredentialError, Form, Serial, U
 use crate::limits;
 use crate::name::{Label, SpiffeId, Subject};
 use crate::time::{Clock, UnixSeconds};
-use crate::trust::VerifiedTrustSet;
+use crate::trust::{Issuer, VerifiedTrustSet};
 
 /// A peer whose credential was checked and whose key the handshake proved.
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct VerifiedPeer {
-    claims: Arc<CredentialClaims>,
-    form: Form,
+    proven: Arc<Proven>,
     /// The earlier of the credential's and its issuer's end.
     expires: UnixSeconds,
+}
+
+/// What no trust set and no clock can change any more.
+struct Proven {
+    claims: CredentialClaims,
+    form: Form,
+    /// The fingerprint of the issuer's key, of which the id is a part.
+    signed_by: [u8; 32],
 }
 
 impl VerifiedPeer {
     /// Who it is.
     pub fn id(&self) -> &SpiffeId {
-        &self.claims.id
+        &self.proven.claims.id
     }
 
     /// UID of the object behind it.
     pub fn uid(&self) -> &Uid {
-        &self.claims.uid
+        &self.proven.claims.uid
     }
 
     /// Signed attributes; empty for a workload, and in the lean form.
     pub fn attributes(&self) -> &BTreeMap<String, String> {
-        &self.claims.attributes
+        &self.proven.claims.attributes
     }
 
     /// Services that the pod backs; empty for a device, and in the lean form.
     pub fn services(&self) -> &[Label] {
-        &self.claims.services
+        &self.proven.claims.services
     }
 
     /// Serial of the credential.
     pub fn serial(&self) -> Serial {
-        self.claims.serial
+        self.proven.claims.serial
     }
 
     /// When the credential was issued.
     pub fn issued_at(&self) -> UnixSeconds {
-        self.claims.issued_at
+        self.proven.claims.issued_at
     }
 
     /// When the credential ends: its own `exp`, or its issuer's end if that
@@ -60,12 +67,12 @@ impl VerifiedPeer {
 
     /// The proven handshake key.
     pub fn handshake_key(&self) -> &[u8; 32] {
-        &self.claims.handshake_key
+        &self.proven.claims.handshake_key
     }
 
     /// In which form the credential came.
     pub fn form(&self) -> Form {
-        self.form
+        self.proven.form
     }
 
     /// Whether this peer is whom `address` names. A lean credential does not
@@ -73,7 +80,7 @@ impl VerifiedPeer {
     pub fn answers_to(&self, address: &Address, trust: &VerifiedTrustSet) -> bool {
         let CredentialClaims {
             id, services, pod, ..
-        } = &*self.claims;
+        } = &self.proven.claims;
         let set = trust.trust_set();
         if id.trust_domain != set.trust_domain {
             return false;
@@ -109,7 +116,7 @@ impl fmt::Debug for VerifiedPeer {
         write!(
             f,
             "VerifiedPeer({} {:?} {})",
-            self.claims.id, self.form, self.claims.serial
+            self.proven.claims.id, self.proven.form, self.proven.claims.serial
         )
     }
 }
@@ -185,19 +192,55 @@ impl VerifiedTrustSet {
         proven_key: &[u8; 32],
         clock: Clock,
     ) -> Result<Genuine, CredentialError> {
-        let (claims, envelope) = credential::read(bytes, form)?;
-        let set = self.trust_set();
-        let issuer = set
+        let (mut claims, envelope) = credential::read(bytes, form)?;
+        let issuer = self
+            .trust_set()
             .issuer(claims.issuer)
             .ok_or(CredentialError::UnknownIssuer(claims.issuer))?;
         if !envelope.is_signed_by(&issuer.key) {
             return Err(CredentialError::Signature);
         }
-        if claims.id.trust_domain != set.trust_domain {
-            return Err(CredentialError::ForeignDomain);
-        }
         if claims.handshake_key != *proven_key {
             return Err(CredentialError::KeyNotProven);
+        }
+        let domain = &self.trust_set().trust_domain;
+        if claims.id.trust_domain == *domain {
+            // One copy of it for all peers.
+            claims.id.trust_domain = domain.clone();
+        }
+        let proven = Proven {
+            claims,
+            form,
+            signed_by: issuer.key.fingerprint(),
+        };
+        self.judge(Arc::new(proven), issuer, clock)
+    }
+
+    /// Judges a peer again whose credential was verified before, under this
+    /// trust set and by this clock: all but its signature and key, which stay
+    /// as they were. It costs no signature, and no copy of the credential.
+    pub fn verify_again(&self, peer: &Genuine, clock: Clock) -> Result<Genuine, CredentialError> {
+        let proven = match peer {
+            Genuine::Valid(peer) | Genuine::Expired(ExpiredPeer(peer)) => &peer.proven,
+        };
+        let id = proven.claims.issuer;
+        let issuer = self.trust_set().issuer(id);
+        // The id is a short hash.
+        let issuer = issuer.filter(|issuer| issuer.key.fingerprint() == proven.signed_by);
+        let issuer = issuer.ok_or(CredentialError::UnknownIssuer(id))?;
+        self.judge(Arc::clone(proven), issuer, clock)
+    }
+
+    /// What trust set and clock say of it.
+    fn judge(
+        &self,
+        proven: Arc<Proven>,
+        issuer: &Issuer,
+        clock: Clock,
+    ) -> Result<Genuine, CredentialError> {
+        let (claims, set) = (&proven.claims, self.trust_set());
+        if claims.id.trust_domain != set.trust_domain {
+            return Err(CredentialError::ForeignDomain);
         }
         if claims.issued_at < set.revocation_floor {
             return Err(CredentialError::BelowFloor);
@@ -206,12 +249,8 @@ impl VerifiedTrustSet {
             return Err(CredentialError::IssuerWindow);
         }
         let expires = claims.expires.min(issuer.expires);
-        self.check_start(&claims, clock)?;
-        let peer = VerifiedPeer {
-            claims: Arc::new(claims),
-            form,
-            expires,
-        };
+        self.check_start(claims, clock)?;
+        let peer = VerifiedPeer { proven, expires };
         if clock.at_least() >= expires {
             return Ok(Genuine::Expired(ExpiredPeer(peer)));
         }
@@ -283,6 +322,58 @@ mod tests {
         }
         let stolen = genuine(&claims, &[0; 32], later);
         assert_eq!(stolen.err(), Some(CredentialError::KeyNotProven));
+    }
+
+    /// Under every trust set and clock, the same as verifying it anew.
+    #[test]
+    fn judging_again_is_as_strict_as_verifying() {
+        let claims = device();
+        let bytes = testing::issue(&claims);
+        let before = trust().verify_genuine(&bytes, Form::Full, &KEY, at(NOW));
+        let before = before.unwrap();
+        let outcome = |result: Result<Genuine, CredentialError>| match result {
+            Ok(Genuine::Valid(peer)) => Ok((true, peer.expires())),
+            Ok(Genuine::Expired(peer)) => Ok((false, peer.expired_at())),
+            Err(error) => Err(error),
+        };
+        let with = |change: &dyn Fn(&mut TrustSet)| {
+            let mut set = trust_set();
+            set.version += 1;
+            change(&mut set);
+            testing::verified(&set)
+        };
+        let else_where = TrustDomain::new("else.local").unwrap();
+        let stranger = stranger().verifying_key();
+        let sets = [
+            trust(),
+            with(&|set| set.issuers[0].key = stranger),
+            with(&|set| set.issuers[0].expires = claims.issued_at),
+            with(&|set| set.issuers[0].expires = NOW.plus(1)),
+            with(&|set| set.issuers[0].not_before = claims.issued_at.plus(1)),
+            with(&|set| set.revocation_floor = claims.issued_at.plus(1)),
+            with(&|set| {
+                for id in [&mut set.authority, &mut set.relay] {
+                    id.trust_domain = else_where.clone();
+                }
+                set.trust_domain = else_where.clone();
+            }),
+        ];
+        let mut outcomes = Vec::new();
+        for set in &sets {
+            for clock in [
+                at(NOW),
+                at(claims.expires),
+                at(claims.not_before.minus(61)),
+                Clock::Floor(NOW),
+            ] {
+                let again = outcome(set.verify_again(&before, clock));
+                let anew = outcome(set.verify_genuine(&bytes, Form::Full, &KEY, clock));
+                assert_eq!(again, anew, "{clock:?}");
+                outcomes.push(again);
+            }
+        }
+        assert!(outcomes.contains(&Ok((true, claims.expires))));
+        assert!(outcomes.contains(&Err(CredentialError::BelowFloor)));
     }
 
     #[test]

@@ -99,10 +99,107 @@ impl Statement<'_> {
     }
 }
 
+/// What the holder of a ticket shows to a relay while it has no credential:
+/// the ticket's key vouches for its handshake key. It opens nothing; it says
+/// on whose budget the holder draws.
+///
+/// It is bound to a handshake key alone. That is enough: the handshake proves
+/// the key, so nobody else can show the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TicketHolder {
+    key: VerifyingKey,
+    signature: Vec<u8>,
+}
+
+/// Names a ticket by its key, shorter than the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TicketId(pub [u8; 16]);
+
+impl TicketId {
+    /// The name of the ticket with this public key.
+    pub fn of(key: &VerifyingKey) -> Self {
+        let hash = crate::trust::sha256(&key.to_cose_key());
+        let mut id = [0; 16];
+        id.copy_from_slice(&hash[..16]);
+        Self(id)
+    }
+}
+
+impl TicketHolder {
+    /// Vouches for `handshake_key` by the ticket's `key`.
+    pub fn sign(handshake_key: &[u8; 32], key: &dyn Signer) -> Result<Self, SignError> {
+        Ok(Self {
+            key: key.verifying_key(),
+            signature: key.sign(&Self::message(handshake_key))?,
+        })
+    }
+
+    /// As it was sent: a COSE_Key and a signature.
+    pub fn from_parts(key: &[u8], signature: &[u8]) -> Result<Self, ProofError> {
+        let key = VerifyingKey::from_cose_key(key).map_err(|_| ProofError)?;
+        let signature = signature.to_vec();
+        Ok(Self { key, signature })
+    }
+
+    /// The COSE_Key and the signature, to be sent.
+    pub fn to_parts(&self) -> (Vec<u8>, &[u8]) {
+        (self.key.to_cose_key(), &self.signature)
+    }
+
+    /// Checks it against the key that the handshake proved.
+    pub fn verify(&self, handshake_key: &[u8; 32]) -> Result<TicketId, ProofError> {
+        if self
+            .key
+            .verify(&Self::message(handshake_key), &self.signature)
+        {
+            Ok(TicketId::of(&self.key))
+        } else {
+            Err(ProofError)
+        }
+    }
+
+    fn message(handshake_key: &[u8; 32]) -> Vec<u8> {
+        let context = b"fairway v1 relay, ticket key";
+        let len = u16::try_from(context.len()).expect("a short text");
+        [&len.to_be_bytes()[..], context, &[0, 32], handshake_key].concat()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::key::Ed25519Key;
+
+    #[test]
+    fn a_tickets_key_vouches_for_one_handshake_key() {
+        let key = Ed25519Key::from_seed([1; 32]);
+        let holder = TicketHolder::sign(&[7; 32], &key).unwrap();
+        let (cose_key, signature) = holder.to_parts();
+        let read = TicketHolder::from_parts(&cose_key, signature).unwrap();
+        assert_eq!(read, holder);
+        assert_eq!(
+            read.verify(&[7; 32]),
+            Ok(TicketId::of(&key.verifying_key()))
+        );
+        assert_eq!(read.verify(&[8; 32]), Err(ProofError));
+        // As SPEC.md section 7 has it.
+        let said = [
+            &[0, 28][..],
+            b"fairway v1 relay, ticket key",
+            &[0, 32],
+            &[7; 32],
+        ]
+        .concat();
+        assert!(key.verifying_key().verify(&said, signature));
+        let other = Ed25519Key::from_seed([2; 32]).verifying_key().to_cose_key();
+        let swapped = TicketHolder::from_parts(&other, signature).unwrap();
+        assert_eq!(swapped.verify(&[7; 32]), Err(ProofError));
+        assert!(TicketHolder::from_parts(&cose_key[1..], signature).is_err());
+        for len in 0..signature.len() {
+            let cut = TicketHolder::from_parts(&cose_key, &signature[..len]).unwrap();
+            assert_eq!(cut.verify(&[7; 32]), Err(ProofError));
+        }
+    }
 
     const PURPOSES: [Purpose; 3] = [
         Purpose::EnrollTicket,

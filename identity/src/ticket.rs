@@ -2,8 +2,9 @@
 //! credential, once.
 //!
 //! `fairway1-` and base32 of: seed (32 bytes), root hash (32), trust domain,
-//! namespace, device, the number of relays and each of them (every text after
-//! a byte with its length), and four bytes of checksum. Base32 because a
+//! namespace, device, the number of relay addresses and each of them in short
+//! (every text after a byte with its length), and four bytes of checksum.
+//! Base32 because a
 //! ticket is read aloud, typed, and printed as a QR code, where upper-case
 //! letters and digits take little room; upper and lower case mean the same.
 
@@ -13,16 +14,17 @@ use std::str::FromStr;
 use data_encoding::BASE32_NOPAD;
 use zeroize::Zeroizing;
 
-use crate::address::HostPort;
+use crate::address::{AddressError, HostPort};
 use crate::key::{Ed25519Key, Signer, VerifyingKey};
 use crate::limits;
 use crate::name::{Label, TrustDomain};
+use crate::relay::{RelayAddress, Transport};
 use crate::trust::{RootHash, sha256};
 
 /// A ticket, private half of its key included. `Display` is the secret text
 /// that the device needs; `Debug` leaves the secret out.
 pub struct Ticket {
-    relays: Vec<HostPort>,
+    relays: Vec<RelayAddress>,
     trust_domain: TrustDomain,
     root: RootHash,
     namespace: Label,
@@ -84,7 +86,7 @@ impl TicketError {
 impl Ticket {
     /// Makes a ticket; `seed` is fresh randomness, the private half of its key.
     pub fn new(
-        relays: Vec<HostPort>,
+        relays: Vec<RelayAddress>,
         trust_domain: TrustDomain,
         root: RootHash,
         namespace: Label,
@@ -112,7 +114,7 @@ impl Ticket {
     }
 
     /// Where relays can be reached.
-    pub fn relays(&self) -> &[HostPort] {
+    pub fn relays(&self) -> &[RelayAddress] {
         &self.relays
     }
 
@@ -162,7 +164,6 @@ impl Ticket {
         let mut bytes = Zeroizing::new(Vec::with_capacity(limits::TICKET_TEXT_LEN));
         bytes.extend_from_slice(self.key.seed());
         bytes.extend_from_slice(&self.root.0);
-        let relays: Vec<String> = self.relays.iter().map(HostPort::to_string).collect();
         for text in [
             self.trust_domain.as_str(),
             self.namespace.as_str(),
@@ -170,9 +171,11 @@ impl Ticket {
         ] {
             push_text(&mut bytes, text);
         }
-        bytes.push(u8::try_from(relays.len()).expect("bounded by TICKET_RELAYS"));
-        for relay in &relays {
-            push_text(&mut bytes, relay);
+        bytes.push(u8::try_from(self.relays.len()).expect("bounded by TICKET_RELAYS"));
+        let mut before = None;
+        for relay in &self.relays {
+            push_text(&mut bytes, &short(relay, before));
+            before = Some(relay);
         }
         let checksum = checksum(&bytes);
         bytes.extend_from_slice(&checksum);
@@ -273,11 +276,8 @@ fn parse(bytes: &[u8]) -> Result<Ticket, TicketError> {
     }
     let mut relays = Vec::with_capacity(count);
     for _ in 0..count {
-        relays.push(
-            take_text(&mut rest)?
-                .parse()
-                .map_err(|_| wrong("relay address"))?,
-        );
+        let relay = from_short(take_text(&mut rest)?, relays.last());
+        relays.push(relay.map_err(|_| wrong("relay address"))?);
     }
     if !rest.is_empty() {
         return Err(wrong("it is too long"));
@@ -290,6 +290,42 @@ fn parse(bytes: &[u8]) -> Result<Ticket, TicketError> {
         device,
         *seed,
     )
+}
+
+/// A relay's address in short: the transport's letter and a slash (nothing for
+/// TCP), the host unless it is that of the address before, and the port.
+fn short(relay: &RelayAddress, before: Option<&RelayAddress>) -> String {
+    let mut text = String::new();
+    if let Some(letter) = relay.transport().letter() {
+        text.extend([letter, '/']);
+    }
+    if before.is_some_and(|before| before.host() == relay.host()) {
+        text.push_str(&format!(":{}", relay.at().port()));
+    } else {
+        text.push_str(&relay.at().to_string());
+    }
+    text
+}
+
+fn from_short(text: &str, before: Option<&RelayAddress>) -> Result<RelayAddress, AddressError> {
+    let (transport, at) = match text.split_once('/') {
+        Some((letter, at)) => {
+            let letter = letter.parse().map_err(|_| AddressError::Scheme)?;
+            let transport = Transport::of_letter(letter).ok_or(AddressError::Scheme)?;
+            (transport, at)
+        }
+        None => (Transport::Tcp, text),
+    };
+    let at: HostPort = match (at.strip_prefix(':'), before) {
+        (Some(port), Some(before)) => {
+            // The host is put back in the way it is written before a port.
+            let same = before.at().to_string();
+            let (host, _) = same.rsplit_once(':').ok_or(AddressError::Port)?;
+            format!("{host}:{port}").parse()?
+        }
+        (Some(_) | None, _) => at.parse()?,
+    };
+    Ok(RelayAddress::new(transport, at))
 }
 
 fn push_text(bytes: &mut Vec<u8>, text: &str) {
@@ -339,10 +375,20 @@ mod tests {
         .unwrap()
     }
 
+    /// Four hosts, each with every transport.
+    fn every_transport(len: usize) -> Vec<RelayAddress> {
+        let hosts = ["a", "b", "c", "d"].map(|host| host.repeat(len));
+        let of = |host: &String| {
+            let at = HostPort::new(host, 65_535).unwrap();
+            Transport::ALL.map(|transport| RelayAddress::new(transport, at.clone()))
+        };
+        hosts.iter().flat_map(of).collect()
+    }
+
     fn largest() -> Ticket {
         let label = || Label::new(&"x".repeat(limits::LABEL_LEN)).unwrap();
         Ticket::new(
-            vec![format!("{}:65535", "r".repeat(40)).parse().unwrap(); limits::TICKET_RELAYS],
+            every_transport(40),
             TrustDomain::new(&"d".repeat(limits::TRUST_DOMAIN_LEN)).unwrap(),
             RootHash([255; 32]),
             label(),
@@ -369,6 +415,8 @@ mod tests {
             assert!(same(&read, &made), "broken into lines");
         }
         assert_eq!(ticket().relays()[1].to_string(), "relay.example.com:443");
+        let largest: Ticket = largest().to_string().parse().unwrap();
+        assert_eq!(largest.relays(), every_transport(40));
         assert_eq!(ticket().device(), &"pump-7");
     }
 
@@ -384,9 +432,11 @@ mod tests {
 
     #[test]
     fn long_hosts_do_not_fit() {
-        let long = format!("{}.{}.{}:1", "a".repeat(60), "b".repeat(60), "c".repeat(60));
+        let long = |n: usize| format!("{}.{}.h{n}:1", "a".repeat(60), "b".repeat(60));
         let made = Ticket::new(
-            vec![long.parse().unwrap(); limits::TICKET_RELAYS],
+            (0..limits::TICKET_RELAYS)
+                .map(|n| long(n).parse().unwrap())
+                .collect(),
             TrustDomain::new("fairway.local").unwrap(),
             RootHash([3; 32]),
             Label::new("factory").unwrap(),
@@ -479,10 +529,17 @@ mod tests {
             Some(TicketError::Relays { count: 0 })
         );
         assert_eq!(
-            with(b"\x02td\x01n\x01d\x05"),
-            Some(TicketError::Relays { count: 5 })
+            with(b"\x02td\x01n\x01d\x11"),
+            Some(TicketError::Relays { count: 17 })
         );
+        // No host to repeat, no such transport, more than one letter.
+        for relay in [b"\x02:1", &b"\x05x/a:1"[..], b"\x06qq/a:1"] {
+            assert!(is_malformed(with(
+                &[b"\x02td\x01n\x01d\x01", relay].concat()
+            )));
+        }
         assert_eq!(with(b"\x02td\x01n\x01d\x01\x03a:1"), None);
+        assert_eq!(with(b"\x02td\x01n\x01d\x02\x05q/a:1\x02:2"), None);
     }
 
     proptest! {

@@ -143,7 +143,7 @@ impl IssuerId {
     /// The id of `key`.
     pub fn of(key: &VerifyingKey) -> Self {
         let mut id = [0; 8];
-        id.copy_from_slice(&sha256(&key.to_cose_key())[..8]);
+        id.copy_from_slice(&key.fingerprint()[..8]);
         Self(id)
     }
 }
@@ -179,7 +179,7 @@ pub struct RootHash(pub [u8; 32]);
 impl RootHash {
     /// The hash of `root`.
     pub fn of(root: &VerifyingKey) -> Self {
-        Self(sha256(&root.to_cose_key()))
+        Self(root.fingerprint())
     }
 }
 

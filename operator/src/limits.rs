@@ -33,6 +33,24 @@ pub const EXPOSED_PORTS_MAX: usize = 32;
 /// twice. When it is full, it starts anew, and something may be told again.
 pub const REMEMBERED_MAX: usize = 16_384;
 
+/// Connections to the webhook at once. API servers need a few each; the others
+/// are of whoever is in reach. With TLS and buffers each takes some 100 KiB.
+pub const WEBHOOK_CONNECTIONS_MAX: usize = 128;
+
+/// New connections to the webhook: each is a handshake of about a millisecond.
+pub const WEBHOOK_ACCEPTS: fairway_daemon::Rate = fairway_daemon::Rate {
+    per_second: 200,
+    burst: 400,
+};
+
+/// The TLS handshake of a connection to the webhook is over within this time,
+/// and so is, after it, the head of the first request.
+pub const WEBHOOK_HEAD_TIME: Duration = Duration::from_secs(5);
+
+/// A connection that asks nothing for so long is closed; API servers close
+/// theirs after 90 s by themselves.
+pub const WEBHOOK_IDLE_TIME: Duration = Duration::from_secs(300);
+
 /// Reviews that are worked on at the same time; with the bound on a body this
 /// bounds the memory that floods of the webhook can take.
 pub const REVIEWS_AT_ONCE: usize = 16;

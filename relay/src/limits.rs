@@ -5,16 +5,33 @@ use std::time::Duration;
 use crate::core::{Budget, Budgets, Rate};
 
 /// Links that may be in their handshake at once. At about 10 KiB of handshake
-/// state each this is 10 MiB; when there are more, the oldest is closed, so
-/// that connections which say nothing cannot keep others out.
+/// state each this is 10 MiB; when there are more, the oldest of the source that
+/// has most of them gives way, so that connections which say nothing cannot
+/// keep others out.
 pub const HALF_OPEN_LINKS_MAX: usize = 1_024;
 
-/// Connections at once, in whatever state: what the process's memory and files
-/// are planned for.
-pub const CONNECTIONS_MAX: usize = 32_768;
+/// Connections at once, in whatever state: the links of all budgets, and those
+/// in their handshake.
+pub const CONNECTIONS_MAX: usize = BUDGETS.workload.links
+    + BUDGETS.device.links
+    + BUDGETS.expired.links
+    + BUDGETS.anonymous.links
+    + HALF_OPEN_LINKS_MAX;
 
-/// After a connection could not be accepted for want of files.
-pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// New connections from everywhere together. A handshake takes 0.15 ms at this
+/// end, so this is a third of a core; a fleet of 30,000 devices is back in a
+/// quarter of a minute.
+pub const ACCEPTS: Rate = Rate {
+    per_second: 2_000,
+    burst: 4_000,
+};
+
+/// New connections from one source, which may be a node that hides the
+/// addresses of a whole fleet: so half of all.
+pub const ACCEPTS_PER_SOURCE: Rate = Rate {
+    per_second: 1_000,
+    burst: 2_000,
+};
 
 /// A link must be authenticated this long after it was accepted. Generous for
 /// a radio link with a round trip of a second.
@@ -32,6 +49,10 @@ pub const LINK_QUEUED_BYTES_MAX: usize = 8 << 20;
 /// so that many tiny frames are as expensive in the books as in memory.
 pub const QUEUED_PIECE_OVERHEAD: usize = 128;
 
+/// Bytes of DATAGRAMs that wait for one link; what comes then is thrown away.
+/// A session of ours lets 64 datagrams of 1,200 bytes wait.
+pub const DATAGRAM_BYTES_QUEUED_MAX: usize = 80 * 1024;
+
 /// A queued piece below this size is copied out of the read buffer it lies
 /// in; one above keeps the buffer (256 KiB) alive. So at most four times the
 /// queued bytes are held.
@@ -47,6 +68,11 @@ pub const READ_SIZE_MAX: usize = 256 * 1024;
 
 /// Links that register one name: pods behind a Service. Routing looks at each.
 pub const LINKS_PER_NAME_MAX: usize = 1_024;
+
+/// Circuits between one identity, over all of its links, and one link. A
+/// session needs one, and a second while it moves; a device that calls each of
+/// the 16 Services of a pod has 32.
+pub const CIRCUITS_PER_PAIR_MAX: usize = 32;
 
 /// Names that one link registers: as in one registration message.
 pub const NAMES_PER_LINK_MAX: usize = fairway_control::limits::NAMES_MAX;
@@ -99,6 +125,12 @@ pub const JUDGED_AT_ONCE: usize = 32;
 /// Gauges are brought up to date this often.
 pub const TICKS_PER_MEASUREMENT: u64 = 20;
 
+/// A new relay is ready when no pod has linked to it for so long...
+pub const SETTLED_AFTER: Duration = Duration::from_secs(1);
+
+/// ...and after this time in any case.
+pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// Over how long a drain tells links to move, unless the configuration says
 /// otherwise.
 pub const DRAIN_SPAN: Duration = Duration::from_secs(5);
@@ -119,6 +151,13 @@ pub const DRAIN_TICK: Duration = Duration::from_millis(100);
 /// A link that was closed has this long to take the reason.
 pub const CLOSE_LINGER: Duration = Duration::from_secs(1);
 
+/// Names that one link may register or deregister: all of them at each change
+/// of a pod, and that a few times in a row.
+const NAME_CHANGES: Rate = Rate {
+    per_second: 10,
+    burst: 10 * NAMES_PER_LINK_MAX as u32,
+};
+
 /// What each kind of peer may use.
 pub const BUDGETS: Budgets = Budgets {
     workload: Budget {
@@ -133,6 +172,7 @@ pub const BUDGETS: Budgets = Budgets {
             per_second: 2_000,
             burst: 20_000,
         },
+        names_per_link: NAME_CHANGES,
         bytes_per_circuit: None,
         lifetime: None,
     },
@@ -150,6 +190,7 @@ pub const BUDGETS: Budgets = Budgets {
             per_second: 50,
             burst: 500,
         },
+        names_per_link: NAME_CHANGES,
         bytes_per_circuit: None,
         lifetime: None,
     },
@@ -167,11 +208,29 @@ pub const BUDGETS: Budgets = Budgets {
             per_second: 1,
             burst: 8,
         },
+        names_per_link: NAME_CHANGES,
         bytes_per_circuit: Some(256 * 1024),
         lifetime: Some(Duration::from_secs(60)),
     },
-    // The same for enrolling. Whoever holds no credential at all shares this
-    // with noise, and nobody else does.
+    // The same for enrolling: whoever holds a ticket that has not expired.
+    ticket: Budget {
+        links: 1_024,
+        circuits: 512,
+        circuits_per_link: 4,
+        opens: Rate {
+            per_second: 50,
+            burst: 200,
+        },
+        opens_per_link: Rate {
+            per_second: 1,
+            burst: 8,
+        },
+        names_per_link: NAME_CHANGES,
+        bytes_per_circuit: Some(256 * 1024),
+        lifetime: Some(Duration::from_secs(60)),
+    },
+    // Whoever shows nothing at all shares this with noise, and nobody else does:
+    // a newcomer whose ticket this relay has not heard of yet.
     anonymous: Budget {
         links: 1_024,
         circuits: 512,
@@ -184,7 +243,23 @@ pub const BUDGETS: Budgets = Budgets {
             per_second: 1,
             burst: 8,
         },
+        names_per_link: NAME_CHANGES,
         bytes_per_circuit: Some(256 * 1024),
         lifetime: Some(Duration::from_secs(60)),
     },
 };
+
+/// Beyond so many connections in their handshake, whoever comes by QUIC first
+/// shows that they are where they say (a Retry, which costs nothing here).
+pub const QUIC_RETRY_ABOVE: usize = HALF_OPEN_LINKS_MAX / 4;
+
+/// How often the certificate's files are looked at. A Secret takes a minute to
+/// reach the pod anyway.
+pub const CERTIFICATE_LOOK: Duration = Duration::from_secs(10);
+
+/// Circuits that the other end of a QUIC link may open at once: a device's.
+/// Sidecars, which have more, come by TCP.
+pub const QUIC_CIRCUITS_MAX: usize = 1_024;
+
+/// The same for one without a valid credential: to the authority, and again.
+pub const QUIC_CIRCUITS_UNTRUSTED_MAX: usize = 8;

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use clap::Parser;
 use fairway_daemon::{
-    AdminArgs, AdminServer, DebugState, Drain, Finished, LogArgs, Readiness, ReadyTask, Registry,
-    raise_open_files_limit,
+    AdminArgs, AdminServer, DebugState, Drain, FILES_RESERVED, Finished, LogArgs, Readiness,
+    ReadyTask, Registry, raise_open_files_limit,
 };
 use fairway_endpoint::{CredentialSource, Endpoint, EndpointConfig, RelayUse};
 use fairway_identity::{HostPort, RootHash, TrustDomain};
 use fairway_relay::core::MemoryLimits;
 use fairway_relay::limits;
-use fairway_relay::server::{Identity, IdentitySource, Metrics, Server, ServerConfig};
+use fairway_relay::server::{Certificate, Identity, IdentitySource, Metrics, Server, ServerConfig};
 use fairway_session::Rules;
 use tokio::sync::watch;
 
@@ -25,9 +25,24 @@ use tokio::sync::watch;
 #[derive(Debug, Parser)]
 #[command(name = "fairway-relay", version)]
 struct Args {
-    /// Address on which links are accepted.
+    /// Address on which links over TCP are accepted.
     #[arg(long, env = "FAIRWAY_LISTEN", default_value = "0.0.0.0:7440")]
     listen: SocketAddr,
+    /// Address on which links over QUIC are accepted (UDP), such as
+    /// 0.0.0.0:7440; none unless given.
+    #[arg(long, env = "FAIRWAY_LISTEN_QUIC")]
+    listen_quic: Option<SocketAddr>,
+    /// Address on which links over TLS and WebSocket are accepted, such as
+    /// 0.0.0.0:7443; none unless given.
+    #[arg(long, env = "FAIRWAY_LISTEN_TLS")]
+    listen_tls: Option<SocketAddr>,
+    /// Certificate chain (PEM) for QUIC, TLS and WebSocket, read anew when it
+    /// changes. Without it one is made at start.
+    #[arg(long, env = "FAIRWAY_TLS_CERTIFICATE", requires = "tls_key")]
+    tls_certificate: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, env = "FAIRWAY_TLS_KEY", requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
     /// The trust domain of the installation.
     #[arg(long, env = "FAIRWAY_TRUST_DOMAIN")]
     trust_domain: TrustDomain,
@@ -47,9 +62,13 @@ struct Args {
     /// Bytes that may wait for links that are slower than their senders.
     #[arg(long, env = "FAIRWAY_QUEUED_BYTES_MAX", default_value_t = limits::QUEUED_BYTES_MAX)]
     queued_bytes_max: usize,
-    /// Connections at once; further ones are closed.
+    /// Connections at once; further ones are refused. Less where the system
+    /// allows fewer open files.
     #[arg(long, env = "FAIRWAY_CONNECTIONS_MAX", default_value_t = limits::CONNECTIONS_MAX)]
     connections_max: usize,
+    /// New connections a second from one address; twice as many at once.
+    #[arg(long, env = "FAIRWAY_ACCEPTS_PER_SOURCE", default_value_t = limits::ACCEPTS_PER_SOURCE.per_second)]
+    accepts_per_source: u32,
     /// Threads that pass bytes on. One is the cheapest a byte; more replicas
     /// scale better than more threads.
     #[arg(long, env = "FAIRWAY_THREADS", default_value = "1")]
@@ -88,25 +107,26 @@ async fn run(args: Args) -> anyhow::Result<()> {
         listen = %args.listen,
         open_files,
     );
-    let answer = serve(args).await;
+    let answer = serve(args, open_files).await;
     telemetry.shutdown();
     answer
 }
 
-async fn serve(args: Args) -> anyhow::Result<()> {
+async fn serve(args: Args, open_files: Option<u64>) -> anyhow::Result<()> {
     let drain = Drain::new();
     drain.begin_on_signal()?;
     let readiness = Readiness::new();
-    let credential = readiness.task("credential");
+    let (credential, links) = (readiness.task("credential"), readiness.task("links"));
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let endpoint = Endpoint::start(endpoint_config(&args, &mut registry)).await?;
     let (identity, changes) = watch::channel(Identity::new(endpoint.local(), &Rules::default()));
     let clock = endpoint.clone();
     let source = IdentitySource::new(changes, move || clock.now());
-    let server = Server::bind(server_config(&args), source, metrics).await?;
+    let server = Server::bind(server_config(&args, open_files), source, metrics).await?;
 
     let (inspector, shown) = (server.inspector(), endpoint.clone());
+    let settling = inspector.clone();
     let state: DebugState = Arc::new(move || {
         serde_json::json!({
             "relay": inspector.state(),
@@ -121,6 +141,10 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         () = endpoint.credentialed() => {}
         () = drain.started() => return Ok(()),
     }
+    tokio::spawn(async move {
+        settling.settled().await;
+        links.done();
+    });
     let limit = Duration::from_secs(args.drain_seconds) + limits::DRAIN_GRACE;
     let finished = async {
         drain.started().await;
@@ -147,14 +171,25 @@ fn endpoint_config(args: &Args, registry: &mut Registry) -> EndpointConfig {
     config
 }
 
-fn server_config(args: &Args) -> ServerConfig {
-    let mut config = ServerConfig::new(args.listen);
+fn server_config(args: &Args, open_files: Option<u64>) -> ServerConfig {
+    // Some files are for others than links: running out of them would take
+    // the way to the authority and the admin port away, too.
+    let files = open_files.map_or(u64::MAX, |files| files.saturating_sub(FILES_RESERVED));
+    let files = usize::try_from(files).unwrap_or(usize::MAX);
+    let connections = args.connections_max.min(files);
+    let mut config = ServerConfig::new(args.listen).with_connections(connections);
     config.settings.memory = MemoryLimits {
         total: args.queued_bytes_max,
         ..MemoryLimits::default()
     };
-    config.connections_max = args.connections_max;
+    config.gate.accepts_per_source.per_second = args.accepts_per_source;
+    config.gate.accepts_per_source.burst = args.accepts_per_source.saturating_mul(2);
     config.drain_span = Duration::from_secs(args.drain_seconds);
+    config.listen_quic = args.listen_quic;
+    config.listen_tls = args.listen_tls;
+    if let (Some(chain), Some(key)) = (args.tls_certificate.clone(), args.tls_key.clone()) {
+        config.certificate = Certificate::Files { chain, key };
+    }
     config
 }
 

@@ -3,6 +3,8 @@
 //! Plain functions of what was shown and what is known; the state machine in
 //! `session.rs` calls them and closes the session with whatever they refuse.
 
+use std::sync::Arc;
+
 use fairway_channel::Code;
 use fairway_identity::{
     Address, Clock, CredentialError, Form, Genuine, RootHash, SpiffeId, Uid, UnixSeconds,
@@ -12,7 +14,7 @@ use fairway_identity::{
 use crate::code::{self, Refusal};
 use crate::hello::Hello;
 use crate::local::{Admit, Rules};
-use crate::peer::Standing;
+use crate::peer::{Dialled, Standing};
 
 /// What the checks know besides what the peer showed.
 pub(crate) struct Known<'a> {
@@ -100,17 +102,13 @@ pub(crate) fn check_caller(
 ) -> Result<Standing, Refusal> {
     let Some(credential) = &hello.credential else {
         return match known.rules.admit {
-            Admit::AlsoAnonymous => Ok(Standing::Anonymous),
+            Admit::AlsoAnonymous => ticket_holder(hello, proven_key, known.rules),
             Admit::Credentialed => Err(Refusal::new(
                 code::ANONYMOUS,
                 "this endpoint talks only to peers with a credential",
             )),
         };
     };
-    // Callers are judged by expiry and attributes, which need the time.
-    if let Clock::Floor(_) = known.clock {
-        return Err(clock_unknown());
-    }
     let standing = match genuine(credential, Form::Full, proven_key, known)? {
         Genuine::Valid(peer) => Standing::Verified(peer),
         Genuine::Expired(peer) => match known.rules.admit {
@@ -119,40 +117,71 @@ pub(crate) fn check_caller(
         },
     };
     check_revoked(&standing, known.rules)?;
-    Ok(standing)
+    // Callers are judged by expiry and attributes, which need the time.
+    match known.clock {
+        Clock::Trusted(_) => Ok(standing),
+        Clock::Floor(_) => Err(clock_unknown()),
+    }
+}
+
+/// Somebody without a credential. A ticket that is not known (any more) is as
+/// good as none; one that does not vouch for this peer is a lie.
+fn ticket_holder(hello: &Hello, proven_key: &[u8; 32], rules: &Rules) -> Result<Standing, Refusal> {
+    let Some(ticket) = &hello.ticket else {
+        return Ok(Standing::Anonymous);
+    };
+    let id = ticket
+        .verify(proven_key)
+        .map_err(|error| Refusal::new(code::CREDENTIAL_REFUSED, format!("the ticket: {error}")))?;
+    Ok(match rules.tickets.contains(&id) {
+        true => Standing::TicketHolder(id),
+        false => Standing::Anonymous,
+    })
+}
+
+/// A renewal shows the same subject as before, or nobody as before. Expired
+/// may become valid.
+pub(crate) fn check_same(before: &Standing, now: &Standing) -> Result<(), Refusal> {
+    let of = |standing: &Standing| match standing {
+        Standing::Verified(peer) => Some((peer.id().clone(), peer.uid().clone())),
+        Standing::Expired(peer) => Some((peer.id().clone(), peer.uid().clone())),
+        Standing::TicketHolder(_) | Standing::Anonymous => None,
+    };
+    if of(before) == of(now) {
+        return Ok(());
+    }
+    let text = "a renewal cannot change who the peer is";
+    Err(Refusal::new(code::NAME_MISMATCH, text))
 }
 
 /// The answering side's check of the name that was dialled.
-pub(crate) fn check_dialled(dialled: Option<&str>, names: &[Address]) -> Result<Address, Refusal> {
+pub(crate) fn check_dialled(
+    dialled: Option<&str>,
+    names: &Arc<[Address]>,
+) -> Result<Dialled, Refusal> {
     let text = dialled.unwrap_or_default();
     let address: Option<Address> = text.parse().ok();
-    address
-        .filter(|address| names.contains(address))
-        .ok_or_else(|| {
-            Refusal::new(
-                code::NAME_MISMATCH,
-                format!("{text:?} is not a name of this endpoint"),
-            )
-        })
+    let found = address.and_then(|address| Dialled::among(names, &address));
+    found.ok_or_else(|| {
+        Refusal::new(
+            code::NAME_MISMATCH,
+            format!("{text:?} is not a name of this endpoint"),
+        )
+    })
 }
 
 /// Checks the credential of an admitted peer again, under another trust set or
 /// by a better clock. Its standing never gets better by it.
-pub(crate) fn check_again(
-    standing: &Standing,
-    credential: &[u8],
-    proven_key: &[u8; 32],
-    known: &Known<'_>,
-) -> Result<Standing, Refusal> {
+pub(crate) fn check_again(standing: &Standing, known: &Known<'_>) -> Result<Standing, Refusal> {
+    let again = |was| verified(trust(known)?.verify_again(was, known.clock));
     let standing = match standing {
+        Standing::TicketHolder(id) => Standing::TicketHolder(*id),
         Standing::Anonymous => Standing::Anonymous,
         Standing::Expired(was) => {
-            genuine(credential, Form::Full, proven_key, known)?;
+            again(&Genuine::Expired(was.clone()))?;
             Standing::Expired(was.clone())
         }
-        Standing::Verified(_) => {
-            Standing::Verified(verify(credential, Form::Full, proven_key, known)?)
-        }
+        Standing::Verified(was) => Standing::Verified(valid(again(&Genuine::Valid(was.clone()))?)?),
     };
     check_revoked(&standing, known.rules)?;
     Ok(standing)
@@ -170,7 +199,7 @@ pub(crate) fn check_revoked(standing: &Standing, rules: &Rules) -> Result<(), Re
     match standing {
         Standing::Verified(peer) => revoked(peer.id(), peer.uid(), peer.issued_at()),
         Standing::Expired(peer) => revoked(peer.id(), peer.uid(), peer.issued_at()),
-        Standing::Anonymous => Ok(()),
+        Standing::TicketHolder(_) | Standing::Anonymous => Ok(()),
     }
 }
 
@@ -192,18 +221,13 @@ fn check_credential(
             "the peer showed no credential",
         ));
     };
-    let peer = verify(credential, form, proven_key, known)?;
+    let peer = valid(genuine(credential, form, proven_key, known)?)?;
     check_revoked(&Standing::Verified(peer.clone()), known.rules)?;
     Ok(peer)
 }
 
-fn verify(
-    credential: &[u8],
-    form: Form,
-    proven_key: &[u8; 32],
-    known: &Known<'_>,
-) -> Result<VerifiedPeer, Refusal> {
-    match genuine(credential, form, proven_key, known)? {
+fn valid(genuine: Genuine) -> Result<VerifiedPeer, Refusal> {
+    match genuine {
         Genuine::Valid(peer) => Ok(peer),
         Genuine::Expired(peer) => Err(expired(peer.id())),
     }
@@ -215,15 +239,20 @@ fn genuine(
     proven_key: &[u8; 32],
     known: &Known<'_>,
 ) -> Result<Genuine, Refusal> {
-    let Some(trust) = known.trust else {
-        return Err(Refusal::new(
+    verified(trust(known)?.verify_genuine(credential, form, proven_key, known.clock))
+}
+
+fn trust<'a>(known: &Known<'a>) -> Result<&'a VerifiedTrustSet, Refusal> {
+    known.trust.ok_or_else(|| {
+        Refusal::new(
             code::TRUST_REFUSED,
             "no trust set is known, and the peer showed none",
-        ));
-    };
-    trust
-        .verify_genuine(credential, form, proven_key, known.clock)
-        .map_err(|error| Refusal::new(code_of(&error), format!("{}: {error}", error.reason())))
+        )
+    })
+}
+
+fn verified(result: Result<Genuine, CredentialError>) -> Result<Genuine, Refusal> {
+    result.map_err(|error| Refusal::new(code_of(&error), format!("{}: {error}", error.reason())))
 }
 
 /// A side that does not know the time may meet the authority and relays, to

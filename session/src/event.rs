@@ -1,7 +1,7 @@
 //! What a session tells its owner.
 
 use bytes::Bytes;
-use fairway_channel::{StreamId, Time};
+use fairway_channel::{PathId, StreamId, Time};
 use fairway_identity::VerifiedTrustSet;
 use fairway_policy::Decision;
 
@@ -16,7 +16,10 @@ pub use fairway_channel::ClosedBy;
 #[derive(Debug)]
 pub enum Output {
     /// Packets were put into the batch: send them, poll again.
-    Transmit,
+    Transmit {
+        /// The path that they must go out on: all that were added by this call.
+        path: PathId,
+    },
     /// Something happened. Poll again.
     Event(Event),
     /// All is drained. Call [`Session::handle_timeout`](crate::Session::handle_timeout)
@@ -29,6 +32,33 @@ pub enum Output {
 pub enum Event {
     /// Both sides have verified each other: streams may be opened.
     Established(PeerInfo),
+    /// The peer showed in a renewal who it is now: the same subject, perhaps
+    /// with another credential and key. Replaces what
+    /// [`Established`](Self::Established) said.
+    Renewed(PeerInfo),
+    /// Traffic of this side goes over this path from now on. The path before
+    /// may be closed, at best a round trip later.
+    PathActive {
+        /// The new path.
+        path: PathId,
+    },
+    /// A path that was being tried is given up; close it. Nothing else has
+    /// changed.
+    PathFailed {
+        /// The path.
+        path: PathId,
+    },
+    /// The peer has not answered for a second or some: the path may be dead
+    /// without saying so. The dialler should try another.
+    PathSilent {
+        /// The path.
+        path: PathId,
+    },
+    /// The peer answers again on the path that was silent.
+    PathRecovered {
+        /// The path.
+        path: PathId,
+    },
     /// The peer showed a newer trust set, signed by the pinned root: keep it
     /// and give it to the other sessions.
     TrustSetLearned(VerifiedTrustSet),

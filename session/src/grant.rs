@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use fairway_channel::StreamId;
 use fairway_identity::Address;
-use fairway_policy::{Decision, HttpRequest, Verdict, evaluate_open};
+use fairway_policy::{
+    Caller, Decision, DoorMiss, HttpRequest, NearestMiss, PolicySet, Target, Verdict, evaluate_open,
+};
 
 use crate::code::{self, Refusal};
 use crate::doors::Door;
@@ -206,22 +208,31 @@ fn door(peer: &PeerInfo, port: u16, live: &Live) -> Result<(Permit, Decision, Wh
         ));
     };
     let rules = live.rules();
-    let Some(door) = rules.doors.find(peer.dialled(), port) else {
-        return Err(Denied::new(
-            code::UNKNOWN_PORT,
-            format!("{} offers nothing on port {port}", peer.dialled()),
-        ));
+    let Some(door) = rules.doors.find(peer.dialled(), port).cloned() else {
+        let decision = evaluate_open(&rules.policy, &caller, &no_door(peer.dialled(), port));
+        let refusal = if decision.is_allowed() {
+            let text = format!("{} offers nothing on port {port}", peer.dialled());
+            Refusal::new(code::UNKNOWN_PORT, text)
+        } else {
+            Refusal::new(code::POLICY_DENIED, told(decision.clone(), port))
+        };
+        return Err(Denied {
+            refusal,
+            decision: Some(Box::new(decision)),
+        });
     };
-    let door = door.clone();
     let decision = evaluate_open(&rules.policy, &caller, &door.target);
     let target = door.target.clone();
     let (permit, http) = match decision.verdict {
         Verdict::Allow => (Permit::Tcp(door), false),
         Verdict::AllowHttp => (Permit::Http(door), true),
         Verdict::Deny => {
-            let refusal = Refusal::new(code::POLICY_DENIED, denial(&decision));
+            let text = match &decision.by {
+                Some(_) => denial(&decision),
+                None => not_allowed(&rules.policy, &caller, peer.dialled(), port),
+            };
             return Err(Denied {
-                refusal,
+                refusal: Refusal::new(code::POLICY_DENIED, text),
                 decision: Some(Box::new(decision)),
             });
         }
@@ -235,6 +246,41 @@ fn door(peer: &PeerInfo, port: u16, live: &Live) -> Result<(Permit, Decision, Wh
             http,
         },
     ))
+}
+
+// A caller whom no policy lets through must not learn which ports are offered:
+// the answer to a port that is not there, and what the caller is told of the
+// nearest policy, are those of a door that no policy names.
+
+/// What stands for a port that is not offered: only a policy for the port's
+/// number, or for every door, speaks of it.
+fn no_door(dialled: &Address, port: u16) -> Target {
+    match dialled {
+        // No service can have this name.
+        Address::Device { .. } => Target::Service(String::new()),
+        Address::Service { .. } | Address::Pod { .. } | Address::Authority | Address::Relay => {
+            Target::Port(port)
+        }
+    }
+}
+
+/// What a caller is told whom no Allow lets through a door that is there.
+fn not_allowed(policies: &PolicySet, caller: &Caller, dialled: &Address, port: u16) -> String {
+    let decision = evaluate_open(policies, caller, &no_door(dialled, port));
+    match decision.verdict {
+        Verdict::Deny => told(decision, port),
+        // A policy for the number of the Service's port, which leads elsewhere.
+        Verdict::Allow | Verdict::AllowHttp => "no ChannelPolicy allows it".to_owned(),
+    }
+}
+
+/// A denial without a word about what is behind the port.
+fn told(mut decision: Decision, port: u16) -> String {
+    if let Some(NearestMiss::Lacks { caller, door, .. }) = &mut decision.reason {
+        let asked = Target::Port(port);
+        *door = caller.is_none().then_some(DoorMiss::Target { asked });
+    }
+    denial(&decision)
 }
 
 impl From<Refusal> for Denied {

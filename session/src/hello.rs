@@ -3,6 +3,8 @@
 use minicbor::decode::{self, Decoder};
 use minicbor::{Decode, Encode};
 
+use fairway_identity::proof::{ProofError, TicketHolder, TicketId};
+
 use crate::limits::HELLO_MAX;
 
 /// A hello on the wire. Its form (lean or full) follows from its place in the
@@ -19,6 +21,35 @@ pub(crate) struct Hello {
     /// Names the sender's process, so that a reopened circuit can find it.
     #[cbor(n(2), with = "minicbor::bytes")]
     pub(crate) instance: [u8; 16],
+    /// Of a dialler without a credential: that it holds a ticket.
+    #[n(3)]
+    pub(crate) ticket: Option<WireTicket>,
+}
+
+/// A [`TicketHolder`] on the wire.
+#[derive(Clone, PartialEq, Eq, Debug, Encode, Decode)]
+pub(crate) struct WireTicket {
+    /// COSE_Key of the ticket.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    key: Vec<u8>,
+    /// By it, over the handshake key.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    signature: Vec<u8>,
+}
+
+impl From<&TicketHolder> for WireTicket {
+    fn from(holder: &TicketHolder) -> Self {
+        let (key, signature) = holder.to_parts();
+        let signature = signature.to_vec();
+        Self { key, signature }
+    }
+}
+
+impl WireTicket {
+    /// The ticket that vouches for `proven_key`.
+    pub(crate) fn verify(&self, proven_key: &[u8; 32]) -> Result<TicketId, ProofError> {
+        TicketHolder::from_parts(&self.key, &self.signature)?.verify(proven_key)
+    }
 }
 
 impl Hello {

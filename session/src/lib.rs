@@ -62,5 +62,6 @@ pub use session::{AcceptError, AnswerError, OpenError, Session};
 
 // What callers need of the channel below.
 pub use fairway_channel::{
-    Batch, Code, Config, CreateError, ReadOutcome, StaticSecret, Stats, StreamError, StreamId, Time,
+    AttachError, Batch, Code, Config, ConnectionId, CreateError, PathId, Priority, ReadOutcome,
+    StaticSecret, Stats, StreamError, StreamId, Time, peek_attach,
 };

@@ -1,5 +1,13 @@
 //! Every bound of this crate, with its reason.
 
+use crate::Time;
+
+/// A peer that has shown itself waits this long until this side knows the time.
+/// Less than a handshake and a call may take (10 s), so that it still hears
+/// why it was refused; enough to ask the authority over a radio that loses a
+/// fifth of the packets.
+pub const CLOCK_WAIT: Time = Time::from_secs(8);
+
 /// A hello as it is sent: the channel carries no more. A full credential
 /// (1 KiB) and a trust set (2 KiB) fit with room for what comes later.
 pub const HELLO_MAX: usize = fairway_channel::limits::MAX_HELLO;

@@ -21,12 +21,12 @@ pub(crate) struct Live(Mutex<State>);
 
 struct State {
     rules: Rules,
-    ended: Option<Refusal>,
+    /// Boxed, as there is one of these for each idle session.
+    ended: Option<Box<Refusal>>,
     /// Boxed: most sessions have few, and a node of the map has room for eleven.
     streams: BTreeMap<StreamId, Box<LiveStream>>,
     /// Why streams ended whose grants are still held by somebody.
     over: BTreeMap<StreamId, Refusal>,
-    next_pass: u64,
 }
 
 /// A stream of the peer for which there is a grant.
@@ -38,6 +38,7 @@ struct LiveStream {
     granted: bool,
     /// HTTP requests in flight: method and path.
     passes: BTreeMap<u64, (String, String)>,
+    next_pass: u64,
 }
 
 /// What a live stream was granted.
@@ -73,7 +74,6 @@ impl Live {
             ended: None,
             streams: BTreeMap::new(),
             over: BTreeMap::new(),
-            next_pass: 0,
         }))
     }
 
@@ -89,7 +89,7 @@ impl Live {
     /// The session is over: nothing is authorized from here on.
     pub(crate) fn end(&self, refusal: &Refusal) {
         let mut state = self.state();
-        state.ended.get_or_insert_with(|| refusal.clone());
+        state.ended.get_or_insert_with(|| Box::new(refusal.clone()));
         state.streams.clear();
         state.over.clear();
     }
@@ -101,6 +101,7 @@ impl Live {
             sending: true,
             granted: true,
             passes: BTreeMap::new(),
+            next_pass: 0,
         };
         self.state().streams.insert(stream, Box::new(live));
     }
@@ -157,6 +158,27 @@ impl Live {
         over
     }
 
+    /// The peer has shown itself anew: its streams are judged by that from now
+    /// on. The answer is the streams that must end, no longer alive here.
+    pub(crate) fn set_caller(&self, renewed: &Caller) -> Vec<(StreamId, Refusal)> {
+        let mut state = self.state();
+        let State { rules, streams, .. } = &mut *state;
+        let mut over = Vec::new();
+        for (id, stream) in streams {
+            match &mut stream.what {
+                What::Door { caller, .. } if caller != renewed => *caller = renewed.clone(),
+                What::Door { .. } | What::Control => continue,
+            }
+            if let Err(refusal) = stream.still_allowed(rules) {
+                over.push((*id, refusal));
+            }
+        }
+        for (id, refusal) in &over {
+            state.remove(*id, refusal);
+        }
+        over
+    }
+
     /// Authorizes one HTTP request under the rules of now, and keeps it in
     /// mind until [`Live::pass_over`].
     pub(crate) fn ask_http(&self, stream: StreamId, request: &HttpRequest<'_>) -> Asked {
@@ -164,12 +186,7 @@ impl Live {
         if let Some(refusal) = state.ended(stream) {
             return Asked::Ended(refusal);
         }
-        let State {
-            rules,
-            streams,
-            next_pass,
-            ..
-        } = &mut *state;
+        let State { rules, streams, .. } = &mut *state;
         let Some(live) = streams.get_mut(&stream) else {
             return Asked::Ended(not_alive());
         };
@@ -192,8 +209,8 @@ impl Live {
             // be a yes.
             Verdict::AllowHttp | Verdict::Deny => return Asked::Denied(decision),
         }
-        let pass = *next_pass;
-        *next_pass += 1;
+        let pass = live.next_pass;
+        live.next_pass += 1;
         live.passes
             .insert(pass, (request.method.to_owned(), request.path.to_owned()));
         Asked::Pass(pass, decision)
@@ -215,7 +232,7 @@ impl Live {
 impl State {
     fn ended(&self, stream: StreamId) -> Option<Refusal> {
         if let Some(refusal) = &self.ended {
-            return Some(refusal.clone());
+            return Some(Refusal::clone(refusal));
         }
         if self.streams.contains_key(&stream) {
             return None;

@@ -1,10 +1,12 @@
 //! What a session is given: who this side is, by which rules it plays, and
 //! what time it is.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use fairway_channel::{StaticSecret, Time};
+use fairway_identity::proof::{TicketHolder, TicketId};
 use fairway_identity::{Clock, RevocationList, RootHash, VerifiedTrustSet};
 use fairway_policy::PolicySet;
 
@@ -19,14 +21,21 @@ pub struct Now {
     pub clock: Clock,
 }
 
-/// Who this side is. Cheap to clone.
+/// Who this side is. Cheap to clone: sessions of one side share it.
 #[derive(Clone)]
 pub struct Local {
+    pub(crate) own: Arc<Own>,
+    pub(crate) trust: Option<VerifiedTrustSet>,
+}
+
+/// What is the same for all sessions of one side.
+#[derive(Clone)]
+pub(crate) struct Own {
     pub(crate) secret: StaticSecret,
     pub(crate) credential: Option<Arc<Credential>>,
     pub(crate) pin: RootHash,
-    pub(crate) trust: Option<VerifiedTrustSet>,
     pub(crate) instance: [u8; 16],
+    pub(crate) ticket: Option<Arc<TicketHolder>>,
 }
 
 /// Both forms of one credential, as issued.
@@ -40,12 +49,16 @@ impl Local {
     /// Control streams, nothing else. `pin` is the hash of the root that
     /// everything hangs on; `instance` is random and names this process.
     pub fn anonymous(secret: StaticSecret, pin: RootHash, instance: [u8; 16]) -> Self {
-        Self {
+        let own = Own {
             secret,
             credential: None,
             pin,
-            trust: None,
             instance,
+            ticket: None,
+        };
+        Self {
+            own: Arc::new(own),
+            trust: None,
         }
     }
 
@@ -53,7 +66,16 @@ impl Local {
     /// public key.
     #[must_use]
     pub fn with_credential(mut self, lean: Vec<u8>, full: Vec<u8>) -> Self {
-        self.credential = Some(Arc::new(Credential { lean, full }));
+        let credential = Some(Arc::new(Credential { lean, full }));
+        Arc::make_mut(&mut self.own).credential = credential;
+        self
+    }
+
+    /// With the proof that this side holds a ticket: relays have a budget of
+    /// its own for who does. It is shown only while there is no credential.
+    #[must_use]
+    pub fn with_ticket(mut self, holder: TicketHolder) -> Self {
+        Arc::make_mut(&mut self.own).ticket = Some(Arc::new(holder));
         self
     }
 
@@ -65,9 +87,16 @@ impl Local {
         self
     }
 
+    /// The same, but for the instance, which a session keeps.
+    pub(crate) fn set_instance(&mut self, instance: [u8; 16]) {
+        if self.own.instance != instance {
+            Arc::make_mut(&mut self.own).instance = instance;
+        }
+    }
+
     /// Whether there is a credential to show.
     pub fn is_anonymous(&self) -> bool {
-        self.credential.is_none()
+        self.own.credential.is_none()
     }
 
     /// The newest trust set known.
@@ -96,6 +125,9 @@ pub struct Rules {
     pub revoked: Arc<RevocationList>,
     /// What is offered here.
     pub doors: Arc<Doors>,
+    /// Tickets that nobody has used yet: who holds one, and has no credential,
+    /// is told from the other peers without one.
+    pub tickets: Arc<BTreeSet<TicketId>>,
     /// Whether peers without a credential are let in at all.
     pub admit: Admit,
 }

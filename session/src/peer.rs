@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use fairway_identity::proof::TicketId;
 use fairway_identity::{Address, ExpiredPeer, SpiffeId, Subject, VerifiedPeer};
 use fairway_policy::Caller;
 
@@ -17,7 +18,36 @@ struct Inner {
     key: [u8; 32],
     handshake_hash: [u8; 32],
     instance: [u8; 16],
-    dialled: Address,
+    dialled: Dialled,
+}
+
+/// One of the names of an endpoint, which its sessions share.
+#[derive(Clone)]
+pub(crate) struct Dialled {
+    names: Arc<[Address]>,
+    index: usize,
+}
+
+impl Dialled {
+    pub(crate) fn new(address: Address) -> Self {
+        Self {
+            names: Arc::new([address]),
+            index: 0,
+        }
+    }
+
+    /// `None`: it is not among them.
+    pub(crate) fn among(names: &Arc<[Address]>, address: &Address) -> Option<Self> {
+        let index = names.iter().position(|name| name == address)?;
+        Some(Self {
+            names: Arc::clone(names),
+            index,
+        })
+    }
+
+    pub(crate) fn address(&self) -> &Address {
+        &self.names[self.index]
+    }
 }
 
 /// What the peer could show for itself.
@@ -27,6 +57,8 @@ pub enum Standing {
     Verified(VerifiedPeer),
     /// A credential that is genuine and has expired: Control streams only.
     Expired(ExpiredPeer),
+    /// None, but a ticket that nobody has used yet: Control streams only.
+    TicketHolder(TicketId),
     /// None: Control streams only.
     Anonymous,
 }
@@ -37,7 +69,7 @@ impl PeerInfo {
         key: [u8; 32],
         handshake_hash: [u8; 32],
         instance: [u8; 16],
-        dialled: Address,
+        dialled: Dialled,
     ) -> Self {
         Self(Arc::new(Inner {
             standing,
@@ -46,6 +78,22 @@ impl PeerInfo {
             instance,
             dialled,
         }))
+    }
+
+    /// The same peer, with another key and perhaps another credential.
+    pub(crate) fn renewed(&self, standing: Standing, key: [u8; 32]) -> Self {
+        Self::new(
+            standing,
+            key,
+            self.0.handshake_hash,
+            self.0.instance,
+            self.0.dialled.clone(),
+        )
+    }
+
+    /// The same peer, judged again.
+    pub(crate) fn with_standing(&self, standing: Standing) -> Self {
+        self.renewed(standing, self.0.key)
     }
 
     /// What the peer could show for itself.
@@ -58,7 +106,7 @@ impl PeerInfo {
     pub fn verified(&self) -> Option<&VerifiedPeer> {
         match &self.0.standing {
             Standing::Verified(peer) => Some(peer),
-            Standing::Expired(_) | Standing::Anonymous => None,
+            Standing::Expired(_) | Standing::TicketHolder(_) | Standing::Anonymous => None,
         }
     }
 
@@ -84,7 +132,7 @@ impl PeerInfo {
 
     /// The name that the initiator dialled.
     pub fn dialled(&self) -> &Address {
-        &self.0.dialled
+        self.0.dialled.address()
     }
 
     /// The peer as policies see it.
@@ -108,11 +156,12 @@ impl PeerInfo {
 }
 
 impl fmt::Display for PeerInfo {
-    /// The SPIFFE ID, with a remark if it has expired, or `anonymous`.
+    /// The SPIFFE ID, with a remark if it has expired, or `ticket holder`, or `anonymous`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0.standing {
             Standing::Verified(peer) => peer.id().fmt(f),
             Standing::Expired(peer) => write!(f, "{} (expired)", peer.id()),
+            Standing::TicketHolder(_) => f.write_str("ticket holder"),
             Standing::Anonymous => f.write_str("anonymous"),
         }
     }
@@ -120,6 +169,6 @@ impl fmt::Display for PeerInfo {
 
 impl fmt::Debug for PeerInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PeerInfo({self} as {})", self.0.dialled)
+        write!(f, "PeerInfo({self} as {})", self.dialled())
     }
 }

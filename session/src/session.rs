@@ -1,33 +1,44 @@
-//! The state machine of a session.
+//! The state machine of a session: how it is made, what it is told, what comes
+//! out. Its subjects have files of their own beside this one.
+
+mod judging;
+mod meeting;
+mod paths;
+mod renewal;
+mod streams;
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use fairway_channel::{
-    self as channel, Batch, Channel, Config, CreateError, DatagramError, ReadOutcome, Stats,
-    StreamError, StreamId, Time,
+    self as channel, Batch, Channel, Config, CreateError, PathId, Stats, StreamError, StreamId,
+    Time,
 };
-use fairway_identity::{Address, Clock, VerifiedPeer, VerifiedTrustSet};
+use fairway_identity::{Address, VerifiedPeer, VerifiedTrustSet};
 use thiserror::Error;
 
-use crate::admit::{self, Known};
+use crate::Code;
+use crate::admit;
 use crate::code::{self, Refusal};
 use crate::event::{Event, Output};
-use crate::grant::{Denied, Grant};
 use crate::hello::Hello;
-use crate::limits::NAMES_MAX;
+use crate::limits::{CLOCK_WAIT, NAMES_MAX};
 use crate::live::{Half, Live};
-use crate::local::{Admit, Local, Now, Rules};
-use crate::open::{OpenRequest, OpenTarget};
-use crate::peer::{PeerInfo, Standing};
+use crate::local::{Admit, Credential, Local, Now, Rules};
+use crate::peer::{Dialled, PeerInfo, Standing};
 
 /// A secure channel whose ends know each other. The [crate docs](crate) have
 /// the contract.
 pub struct Session {
     channel: Channel,
     local: Local,
+    /// Came during the handshake, and is put to use after it.
+    next_local: Option<Box<Local>>,
+    /// What goes with the key of the renewal that this side has begun; it may
+    /// have a newer one by the time it shows it.
+    begun_with: Option<Arc<Credential>>,
     role: Role,
     phase: Phase,
     live: Arc<Live>,
@@ -35,8 +46,8 @@ pub struct Session {
 }
 
 enum Role {
-    /// This side dialled `Address`.
-    Dialler(Address),
+    /// This side dialled this name.
+    Dialler(Dialled),
     /// This side answers to these names.
     Answerer(Arc<[Address]>),
 }
@@ -45,26 +56,32 @@ enum Role {
 enum Phase {
     /// Nothing is known about the peer.
     Unknown,
+    /// The peer has shown itself, and is judged once this side knows the time.
+    AwaitingTime(Box<Shown>),
     /// The dialler has checked the lean credential of message 2.
     LeanChecked(VerifiedPeer),
     /// The peer is admitted; the channel is not ready yet.
     Admitted(Admitted),
     /// Streams may open.
-    Established(Admitted, PeerInfo),
+    Established(Admitted),
     /// Over, or about to be.
     Ended,
 }
 
-/// An admitted peer, with what is needed to judge it again.
+/// What a peer has shown in the handshake.
+struct Shown {
+    key: [u8; 32],
+    hello: Vec<u8>,
+    last: bool,
+    /// Until when it waits for the time, at most.
+    until: Time,
+}
+
+/// An admitted peer.
 struct Admitted {
-    standing: Standing,
-    /// As shown, to be verified again when trust set or clock change.
-    credential: Box<[u8]>,
+    info: PeerInfo,
     /// Verified without knowing the time; to be done again once it is known.
     by_floor: bool,
-    key: [u8; 32],
-    instance: [u8; 16],
-    dialled: Address,
 }
 
 /// A stream could not be opened.
@@ -126,8 +143,10 @@ impl Session {
     ) -> Result<Self, CreateError> {
         let name = address.to_string();
         let purpose = purpose_of(&address);
-        let channel = Channel::initiator(config, &local.secret, seed, purpose, &name, now.mono)?;
-        Ok(Self::new(channel, local, rules, Role::Dialler(address)))
+        let channel =
+            Channel::initiator(config, &local.own.secret, seed, purpose, &name, now.mono)?;
+        let role = Role::Dialler(Dialled::new(address));
+        Ok(Self::new(channel, local, rules, role))
     }
 
     /// Answers whoever dials one of `names`. `seed` must be fresh random bytes.
@@ -145,14 +164,20 @@ impl Session {
         if names.len() > NAMES_MAX {
             return Err(AnswerError::TooManyNames);
         }
-        let credential = local.credential.as_ref().ok_or(AnswerError::NoCredential)?;
+        let credential = local
+            .own
+            .credential
+            .as_ref()
+            .ok_or(AnswerError::NoCredential)?;
         // Whoever dials may know only the root's hash, so the trust set goes along.
         let hello = Hello {
             credential: Some(credential.lean.clone()),
             trust_set: local.trust.as_ref().map(|trust| trust.bytes().to_vec()),
-            instance: local.instance,
+            instance: local.own.instance,
+            ticket: None,
         };
-        let channel = Channel::responder(config, &local.secret, seed, hello.to_bytes(), now.mono);
+        let channel =
+            Channel::responder(config, &local.own.secret, seed, hello.to_bytes(), now.mono);
         Ok(Self::new(channel, local, rules, Role::Answerer(names)))
     }
 
@@ -160,6 +185,8 @@ impl Session {
         Self {
             channel,
             local,
+            next_local: None,
+            begun_with: None,
             role,
             phase: Phase::Unknown,
             live: Arc::new(Live::new(rules)),
@@ -174,8 +201,12 @@ impl Session {
     /// The other end, once the session is established and while it is.
     pub fn peer(&self) -> Option<&PeerInfo> {
         match &self.phase {
-            Phase::Established(_, peer) => Some(peer),
-            Phase::Unknown | Phase::LeanChecked(_) | Phase::Admitted(_) | Phase::Ended => None,
+            Phase::Established(admitted) => Some(&admitted.info),
+            Phase::Unknown
+            | Phase::AwaitingTime(_)
+            | Phase::LeanChecked(_)
+            | Phase::Admitted(_)
+            | Phase::Ended => None,
         }
     }
 
@@ -213,9 +244,9 @@ impl Session {
 // === what happened ===
 
 impl Session {
-    /// Takes one packet.
-    pub fn handle_input(&mut self, now: Now, packet: BytesMut) {
-        self.channel.handle_input(now.mono, packet);
+    /// Takes one packet that came on this path.
+    pub fn handle_input(&mut self, now: Now, path: PathId, packet: BytesMut) {
+        self.channel.handle_input(now.mono, path, packet);
     }
 
     /// Does what has become due.
@@ -228,21 +259,19 @@ impl Session {
     /// do not allow are ended, and the session if its peer is revoked.
     pub fn set_rules(&mut self, now: Now, rules: Rules) {
         let over = self.live.set_rules(rules.clone());
-        for (stream, refusal) in over {
-            self.channel.reset(now.mono, stream, refusal.to_reason());
-            self.events.push_back(Event::Ended { stream, refusal });
-        }
+        self.end_streams(now, over);
         let standing = match &self.phase {
             Phase::LeanChecked(peer) => Standing::Verified(peer.clone()),
-            Phase::Admitted(admitted) | Phase::Established(admitted, _) => {
-                admitted.standing.clone()
+            Phase::Admitted(admitted) | Phase::Established(admitted) => {
+                admitted.info.standing().clone()
             }
-            Phase::Unknown | Phase::Ended => return,
+            // It will be judged by the rules of then.
+            Phase::Unknown | Phase::AwaitingTime(_) | Phase::Ended => return,
         };
         let welcome = match (&standing, rules.admit) {
             (Standing::Verified(_), _) | (_, Admit::AlsoAnonymous) => Ok(()),
             (Standing::Expired(peer), Admit::Credentialed) => Err(admit::expired(peer.id())),
-            (Standing::Anonymous, Admit::Credentialed) => {
+            (Standing::TicketHolder(_) | Standing::Anonymous, Admit::Credentialed) => {
                 let text = "peers without a credential are not admitted any more";
                 Err(Refusal::new(code::ANONYMOUS, text))
             }
@@ -252,8 +281,16 @@ impl Session {
         }
     }
 
+    fn end_streams(&mut self, now: Now, over: Vec<(StreamId, Refusal)>) {
+        for (stream, refusal) in over {
+            self.channel.reset(now.mono, stream, refusal.to_reason());
+            self.events.push_back(Event::Ended { stream, refusal });
+        }
+    }
+
     /// Puts a newer trust set in force: the session ends if its peer's
-    /// credential does not hold under it. An older one is ignored.
+    /// credential does not hold under it, and else renews itself within a
+    /// minute. An older one is ignored.
     pub fn set_trust(&mut self, now: Now, trust: VerifiedTrustSet) {
         if self
             .local
@@ -265,6 +302,7 @@ impl Session {
         }
         self.local.trust = Some(trust);
         self.judge_again(now);
+        self.renew_soon(now);
     }
 }
 
@@ -274,108 +312,6 @@ impl Session {
     pub fn release_memory(&mut self) {
         self.events.shrink_to_fit();
         self.channel.release_memory();
-    }
-}
-
-// === streams ===
-
-impl Session {
-    /// Opens a stream to the peer. Data may be written before the peer
-    /// accepts.
-    ///
-    /// # Errors
-    /// See [`OpenError`].
-    pub fn open(&mut self, now: Now, request: &OpenRequest) -> Result<StreamId, OpenError> {
-        if let Role::Answerer(_) = self.role {
-            return Err(OpenError::WrongSide);
-        }
-        if !self.is_established() {
-            return Err(OpenError::NotEstablished);
-        }
-        match request.target {
-            OpenTarget::Port(_) if self.local.is_anonymous() => Err(OpenError::NoCredential),
-            OpenTarget::Port(_) | OpenTarget::Control => {
-                Ok(self.channel.open(now.mono, request.to_bytes())?)
-            }
-        }
-    }
-
-    /// What a peer does that does not keep to the rules above.
-    #[cfg(test)]
-    pub(crate) fn open_unchecked(&mut self, now: Now, header: Vec<u8>) -> StreamId {
-        self.channel
-            .open(now.mono, header)
-            .expect("the channel has room for a stream")
-    }
-
-    /// Accepts the stream that the grant is for.
-    ///
-    /// # Errors
-    /// See [`AcceptError`].
-    pub fn accept(&mut self, now: Now, grant: &Grant) -> Result<(), AcceptError> {
-        if !grant.is_of(&self.live) {
-            return Err(AcceptError::ForeignGrant);
-        }
-        if let Some(refusal) = grant.ended() {
-            return Err(AcceptError::Ended(refusal));
-        }
-        Ok(self.channel.accept(now.mono, grant.stream())?)
-    }
-
-    /// Takes as much of `data` as there is room for, advances it, and says how
-    /// much. Less than all: wait for [`Event::Writable`].
-    ///
-    /// # Errors
-    /// The sending half is over.
-    pub fn write(
-        &mut self,
-        now: Now,
-        stream: StreamId,
-        data: &mut Bytes,
-    ) -> Result<usize, StreamError> {
-        self.channel.write(now.mono, stream, data)
-    }
-
-    /// The next bytes of a stream; gives credit back to the peer.
-    ///
-    /// # Errors
-    /// The receiving half is over, other than in good order.
-    pub fn read(&mut self, now: Now, stream: StreamId) -> Result<ReadOutcome, StreamError> {
-        let outcome = self.channel.read(now.mono, stream);
-        if let Ok(ReadOutcome::Finished) | Err(StreamError::Reset(_)) = &outcome {
-            self.live.half_ended(stream, Half::Receiving);
-        }
-        outcome
-    }
-
-    /// Ends the sending half in good order.
-    ///
-    /// # Errors
-    /// The sending half is over already.
-    pub fn finish(&mut self, now: Now, stream: StreamId) -> Result<(), StreamError> {
-        // It is alive until all has arrived (`Event::Finished`): until then a
-        // change of the rules can still hold something back.
-        self.channel.finish(now.mono, stream)
-    }
-
-    /// Ends both halves at once; also refuses a stream that was not accepted.
-    pub fn reset(&mut self, now: Now, stream: StreamId, refusal: &Refusal) {
-        self.live.remove(stream, refusal);
-        self.channel.reset(now.mono, stream, refusal.to_reason());
-    }
-
-    /// Wants nothing more from the peer on this stream.
-    pub fn stop(&mut self, now: Now, stream: StreamId, refusal: &Refusal) {
-        self.live.half_ended(stream, Half::Receiving);
-        self.channel.stop(now.mono, stream, refusal.to_reason());
-    }
-
-    /// Sends bytes that may get lost.
-    ///
-    /// # Errors
-    /// See [`DatagramError`].
-    pub fn send_datagram(&mut self, now: Now, data: Bytes) -> Result<(), DatagramError> {
-        self.channel.send_datagram(now.mono, data)
     }
 
     /// Asks the peer for a sign of life ([`Event::Alive`]).
@@ -400,7 +336,7 @@ impl Session {
                 return Output::Event(event);
             }
             match self.channel.poll_output(now.mono, batch) {
-                channel::Output::Transmit => return Output::Transmit,
+                channel::Output::Transmit { path } => return Output::Transmit { path },
                 channel::Output::Event(event) => self.on_event(now, event),
                 channel::Output::Timeout(at) => {
                     return Output::Timeout(earliest(at, self.expiry(now)));
@@ -413,7 +349,10 @@ impl Session {
         use channel::Event as E;
         match event {
             E::Closed { by, reason } => {
-                let refusal = Refusal::from(reason);
+                let mut refusal = Refusal::from(reason);
+                if refusal.code == Code::PATH_LOST {
+                    refusal.code = code::LINK_LOST;
+                }
                 self.live.end(&refusal);
                 self.phase = Phase::Ended;
                 self.events.push_back(Event::Closed { by, refusal });
@@ -425,11 +364,32 @@ impl Session {
                 hello,
                 last,
             } => {
-                if let Err(refusal) = self.on_hello(now, static_key, &hello, last) {
+                let until = now.mono.saturating_add(CLOCK_WAIT);
+                let (key, hello) = (static_key, hello);
+                self.meet(
+                    now,
+                    Shown {
+                        key,
+                        hello,
+                        last,
+                        until,
+                    },
+                );
+            }
+            E::Ready => self.on_ready(now),
+            E::PathActive { path } => self.events.push_back(Event::PathActive { path }),
+            E::PathFailed { path } => self.events.push_back(Event::PathFailed { path }),
+            E::PathSilent { path } => self.events.push_back(Event::PathSilent { path }),
+            E::PathRecovered { path } => self.events.push_back(Event::PathRecovered { path }),
+            E::RenewalDue => self.renew(now),
+            E::RenewalAsked => self.answer_renewal(now),
+            E::RenewalHello { static_key, hello } => {
+                if let Err(refusal) = self.on_renewal_hello(now, static_key, &hello) {
                     self.end(now, refusal);
                 }
             }
-            E::Ready => self.on_ready(now),
+            // The peer was admitted anew before; its keys concern the channel.
+            E::Renewed { .. } => {}
             E::Opened { stream, header } => self.on_opened(now, stream, &header),
             E::StreamsAvailable => self.events.push_back(Event::StreamsAvailable),
             E::Accepted(stream) => self.events.push_back(Event::Accepted(stream)),
@@ -466,249 +426,11 @@ impl Session {
     }
 }
 
-// === getting to know each other ===
-
-impl Session {
-    fn on_hello(
-        &mut self,
-        now: Now,
-        key: [u8; 32],
-        bytes: &[u8],
-        last: bool,
-    ) -> Result<(), Refusal> {
-        let hello = admit::read_hello(bytes)?;
-        let dialled = match &self.role {
-            Role::Dialler(address) => address.clone(),
-            Role::Answerer(names) => self.check_dialled(names)?,
-        };
-        self.learn_trust(&hello)?;
-        let rules = self.live.rules();
-        let known = Known {
-            trust: self.local.trust.as_ref(),
-            rules: &rules,
-            clock: now.clock,
-        };
-        let phase = std::mem::replace(&mut self.phase, Phase::Ended);
-        let (phase, answer) = match (&self.role, phase, last) {
-            (Role::Dialler(_), Phase::Unknown, false) => {
-                let peer = admit::check_lean(&hello, &key, &dialled, &known)?;
-                (Phase::LeanChecked(peer), self.own_hello(&hello))
-            }
-            (Role::Dialler(_), Phase::LeanChecked(lean), true) => {
-                let peer = admit::check_full(&hello, &key, &dialled, &lean, &known)?;
-                let standing = Standing::Verified(peer);
-                let admitted = Admitted::new(standing, hello, key, dialled, now.clock);
-                (Phase::Admitted(admitted), Vec::new())
-            }
-            (Role::Answerer(_), Phase::Unknown, true) => {
-                let standing = admit::check_caller(&hello, &key, &known)?;
-                let answer = self.own_hello(&hello);
-                let admitted = Admitted::new(standing, hello, key, dialled, now.clock);
-                (Phase::Admitted(admitted), answer)
-            }
-            _ => return Err(Refusal::new(code::MALFORMED, "a hello out of turn")),
-        };
-        self.phase = phase;
-        self.channel.proceed(now.mono, answer);
-        Ok(())
-    }
-
-    fn check_dialled(&self, names: &[Address]) -> Result<Address, Refusal> {
-        let dialled = admit::check_dialled(self.channel.dialled(), names)?;
-        if self.channel.purpose() != Some(purpose_of(&dialled)) {
-            return Err(Refusal::new(
-                code::MALFORMED,
-                "the handshake's purpose is not the name's",
-            ));
-        }
-        Ok(dialled)
-    }
-
-    /// This side's full credential, and the trust set if `theirs` is older.
-    fn own_hello(&self, theirs: &Hello) -> Vec<u8> {
-        let trust = self.local.trust.as_ref().map(VerifiedTrustSet::bytes);
-        let known = trust == theirs.trust_set.as_deref();
-        // In its HELLO frame the answering side repeats nothing: the dialler
-        // has seen the trust set in message 2.
-        let send_trust = !known && matches!(self.role, Role::Dialler(_));
-        Hello {
-            credential: self
-                .local
-                .credential
-                .as_ref()
-                .map(|credential| credential.full.clone()),
-            trust_set: trust.filter(|_| send_trust).map(<[u8]>::to_vec),
-            instance: self.local.instance,
-        }
-        .to_bytes()
-    }
-
-    fn learn_trust(&mut self, hello: &Hello) -> Result<(), Refusal> {
-        let shown = hello.trust_set.as_deref();
-        let newer = admit::newer_trust(shown, self.local.trust.as_ref(), &self.local.pin)?;
-        if let Some(trust) = newer {
-            self.local.trust = Some(trust.clone());
-            self.events.push_back(Event::TrustSetLearned(trust));
-        }
-        Ok(())
-    }
-
-    fn on_ready(&mut self, now: Now) {
-        let admitted = match std::mem::replace(&mut self.phase, Phase::Ended) {
-            Phase::Admitted(admitted) => admitted,
-            Phase::Unknown | Phase::LeanChecked(_) | Phase::Established(..) | Phase::Ended => {
-                let text = "the channel is ready, but nobody was admitted";
-                return self.end(now, Refusal::new(code::MALFORMED, text));
-            }
-        };
-        let Some(hash) = self.channel.handshake_hash() else {
-            return self.end(now, Refusal::new(code::MALFORMED, "no handshake hash"));
-        };
-        let info = admitted.info(hash);
-        self.events.push_back(Event::Established(info.clone()));
-        self.phase = Phase::Established(admitted, info);
-    }
-
-    fn on_opened(&mut self, now: Now, stream: StreamId, header: &[u8]) {
-        let Some(peer) = self.peer().cloned() else {
-            let text = "a stream before the session was established";
-            return self.end(now, Refusal::new(code::MALFORMED, text));
-        };
-        let open = OpenRequest::from_bytes(header)
-            .map_err(|error| Refusal::new(code::MALFORMED, format!("the OPEN header: {error}")));
-        let target = open.as_ref().ok().map(|open| open.target);
-        let answer = match (&self.role, open) {
-            (Role::Dialler(_), _) => Err(Denied::from(Refusal::new(
-                code::WRONG_DIRECTION,
-                "only the side that dialled opens streams",
-            ))),
-            (Role::Answerer(_), Err(refusal)) => Err(Denied::from(refusal)),
-            (Role::Answerer(_), Ok(open)) => {
-                Grant::decide(stream, &peer, &open, &self.live).map(|grant| (grant, open))
-            }
-        };
-        self.events.push_back(match answer {
-            Ok((grant, open)) => Event::Incoming {
-                stream,
-                grant,
-                open,
-            },
-            Err(Denied { refusal, decision }) => {
-                self.channel.reset(now.mono, stream, refusal.to_reason());
-                Event::Refused {
-                    stream,
-                    peer,
-                    target,
-                    refusal,
-                    decision,
-                }
-            }
-        });
-    }
-}
-
-// === judging the peer again ===
-
-impl Session {
-    /// Ends the session when the peer's credential has run out, and verifies
-    /// it once more when the time has become known.
-    fn judge_by_clock(&mut self, now: Now) {
-        let Some(admitted) = self.admitted() else {
-            return;
-        };
-        if let Standing::Verified(peer) = &admitted.standing
-            && now.clock.at_least() >= peer.expires()
-        {
-            let refusal = admit::expired(peer.id());
-            return self.end(now, refusal);
-        }
-        if let (true, Clock::Trusted(_)) = (admitted.by_floor, now.clock) {
-            self.judge_again(now);
-        }
-    }
-
-    fn judge_again(&mut self, now: Now) {
-        let rules = self.live.rules();
-        let known = Known {
-            trust: self.local.trust.as_ref(),
-            rules: &rules,
-            clock: now.clock,
-        };
-        let (Phase::Admitted(admitted) | Phase::Established(admitted, _)) = &mut self.phase else {
-            // A lean credential is followed by the full one, which is verified
-            // under the trust set of then.
-            return;
-        };
-        let Admitted {
-            standing,
-            credential,
-            key,
-            ..
-        } = &*admitted;
-        match admit::check_again(standing, credential, key, &known) {
-            // Its end may have moved with its issuer's.
-            Ok(standing) => {
-                admitted.standing = standing;
-                admitted.by_floor = matches!(now.clock, Clock::Floor(_));
-            }
-            Err(refusal) => self.end(now, refusal),
-        }
-    }
-
-    fn admitted(&self) -> Option<&Admitted> {
-        match &self.phase {
-            Phase::Admitted(admitted) | Phase::Established(admitted, _) => Some(admitted),
-            Phase::Unknown | Phase::LeanChecked(_) | Phase::Ended => None,
-        }
-    }
-
-    /// The monotonic time at which the peer's credential runs out; up to a
-    /// second late, since the wall clock comes in whole seconds. Any call in
-    /// between notices, too.
-    fn expiry(&self, now: Now) -> Option<Time> {
-        match &self.admitted()?.standing {
-            Standing::Verified(peer) => {
-                let left = peer.expires().since(now.clock.at_least());
-                now.mono.checked_add(Time::from_secs(left))
-            }
-            Standing::Expired(_) | Standing::Anonymous => None,
-        }
-    }
-}
-
-impl Admitted {
-    fn new(
-        standing: Standing,
-        hello: Hello,
-        key: [u8; 32],
-        dialled: Address,
-        clock: Clock,
-    ) -> Self {
-        Self {
-            standing,
-            credential: hello.credential.unwrap_or_default().into_boxed_slice(),
-            by_floor: matches!(clock, Clock::Floor(_)),
-            key,
-            instance: hello.instance,
-            dialled,
-        }
-    }
-
-    fn info(&self, handshake_hash: [u8; 32]) -> PeerInfo {
-        PeerInfo::new(
-            self.standing.clone(),
-            self.key,
-            handshake_hash,
-            self.instance,
-            self.dialled.clone(),
-        )
-    }
-}
-
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let phase = match &self.phase {
             Phase::Unknown => "unknown",
+            Phase::AwaitingTime(_) => "awaiting-time",
             Phase::LeanChecked(_) => "lean-checked",
             Phase::Admitted(_) => "admitted",
             Phase::Established(..) => "established",

@@ -6,10 +6,17 @@
 //! ML-KEM keys, see `fairway_channel`'s `crypto.rs`; nothing here depends on
 //! them.) A test that fails prints its seed.
 //!
-//! Start reading at [`Pair`]: two channels, a [`Net`] between them, one clock.
+//! Two scales: [`Pair`] is two channels and a [`Net`] between them; [`World`] is
+//! an installation of endpoints, relays and an authority, with a reference model
+//! beside it. [`for_seeds`] runs either for many seeds.
 
+pub mod authority;
 mod net;
 mod pair;
+mod seeds;
+mod world;
 
 pub use net::{Conditions, Net, Side};
 pub use pair::{End, Pair, StepLimit};
+pub use seeds::{for_seeds, seeds};
+pub use world::{Summary, World};

@@ -1,12 +1,12 @@
-//! The network between two ends.
+//! What happens to packets between ends.
 
 use std::collections::BTreeMap;
 
-use fairway_channel::Time;
+use fairway_session::Time;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-/// One of the two ends.
+/// One of the two ends of a [`Pair`](crate::Pair).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
     /// The one that dials.
@@ -64,9 +64,9 @@ impl Conditions {
     }
 }
 
-/// Packets on their way.
+/// Packets on their way to addresses of the kind `A`.
 #[derive(Debug)]
-pub struct Net {
+pub struct Net<A> {
     /// What happens to packets sent from now on.
     pub conditions: Conditions,
     /// Nothing that is sent now arrives.
@@ -76,10 +76,13 @@ pub struct Net {
     /// How many of them were lost.
     pub lost: u64,
     /// By arrival; the counter keeps those of one instant in order.
-    flying: BTreeMap<(Time, u64), (Side, Vec<u8>)>,
+    flying: BTreeMap<(Time, u64), (A, Vec<u8>)>,
+    flights: u64,
+    /// When the last packet of a lane arrives.
+    lanes: BTreeMap<u64, Time>,
 }
 
-impl Net {
+impl<A: Clone> Net<A> {
     /// An empty net.
     pub fn new(conditions: Conditions) -> Self {
         Self {
@@ -88,11 +91,13 @@ impl Net {
             sent: 0,
             lost: 0,
             flying: BTreeMap::new(),
+            flights: 0,
+            lanes: BTreeMap::new(),
         }
     }
 
-    /// Takes a packet on its way to `to`.
-    pub fn send(&mut self, now: Time, to: Side, packet: &[u8], random: &mut ChaCha8Rng) {
+    /// Takes a packet on its way; what becomes of it is up to the conditions.
+    pub fn send(&mut self, now: Time, to: A, packet: &[u8], random: &mut ChaCha8Rng) {
         let Conditions {
             delay,
             jitter,
@@ -108,17 +113,38 @@ impl Net {
         let copies = 1 + u32::from(random.random_bool(duplication));
         for _ in 0..copies {
             let mut packet = packet.to_vec();
-            if random.random_bool(damage) {
+            if random.random_bool(damage) && !packet.is_empty() {
                 let at = random.random_range(0..packet.len());
                 packet[at] ^= 1 << random.random_range(0..8);
             }
             let arrival = now + delay + jitter.mul_f64(random.random());
-            let key = (
-                arrival,
-                self.sent << 1 | u64::from(self.flying.contains_key(&(arrival, self.sent << 1))),
-            );
-            self.flying.insert(key, (to, packet));
+            self.fly(arrival, to.clone(), packet);
         }
+    }
+
+    /// Takes a packet that is not lost and comes behind all that were sent on
+    /// this lane before, not before `earliest`: as on a TCP connection.
+    pub fn send_in_order(
+        &mut self,
+        now: Time,
+        earliest: Time,
+        lane: u64,
+        to: A,
+        packet: Vec<u8>,
+        random: &mut ChaCha8Rng,
+    ) {
+        self.sent += 1;
+        let Conditions { delay, jitter, .. } = self.conditions;
+        let arrival = now + delay + jitter.mul_f64(random.random());
+        let last = self.lanes.entry(lane).or_default();
+        *last = arrival.max(*last).max(earliest);
+        let arrival = *last;
+        self.fly(arrival, to, packet);
+    }
+
+    fn fly(&mut self, arrival: Time, to: A, packet: Vec<u8>) {
+        self.flights += 1;
+        self.flying.insert((arrival, self.flights), (to, packet));
     }
 
     /// When the next packet arrives.
@@ -127,14 +153,15 @@ impl Net {
     }
 
     /// A packet that has arrived by now.
-    pub fn receive(&mut self, now: Time) -> Option<(Side, Vec<u8>)> {
+    pub fn receive(&mut self, now: Time) -> Option<(A, Vec<u8>)> {
         let first = self.flying.first_entry()?;
         (first.key().0 <= now).then(|| first.remove())
     }
 
-    /// Loses everything that is on its way.
-    pub fn lose_all(&mut self) {
-        self.lost += self.flying.len() as u64;
-        self.flying.clear();
+    /// Loses what is on its way to such addresses.
+    pub fn lose(&mut self, doomed: impl Fn(&A) -> bool) {
+        let before = self.flying.len();
+        self.flying.retain(|_, (to, _)| !doomed(to));
+        self.lost += (before - self.flying.len()) as u64;
     }
 }

@@ -1,9 +1,9 @@
 //! Two channels, one clock.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::BytesMut;
-use fairway_channel::{Batch, Channel, Config, Event, Output, StaticSecret, Time};
+use fairway_channel::{Batch, Channel, Config, Event, Output, PathId, StaticSecret, Time};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -21,6 +21,8 @@ pub struct End {
     pub events: VecDeque<Event>,
     /// Answer `PeerHello` with `proceed`. On by default.
     pub admits: bool,
+    /// Its static key, which renewals show again.
+    pub secret: StaticSecret,
     timeout: Option<Time>,
 }
 
@@ -30,7 +32,9 @@ pub struct Pair {
     /// The simulated time.
     pub now: Time,
     /// The net between the two.
-    pub net: Net,
+    pub net: Net<(Side, PathId)>,
+    /// Nothing that is sent on these paths arrives.
+    pub dead: BTreeSet<PathId>,
     /// The dice, for tests that need some too.
     pub random: ChaCha8Rng,
     /// The end that dials.
@@ -60,24 +64,19 @@ impl Pair {
             bytes
         };
         let [secret_a, seed_a, secret_b, seed_b] = [draw(), draw(), draw(), draw()];
-        let initiator = Channel::initiator(
-            a,
-            &StaticSecret::from_bytes(secret_a),
-            seed_a,
-            0,
-            "responder.sim",
-            Time::ZERO,
-        )
-        .expect("the dialled name is short");
+        let secret_a = StaticSecret::from_bytes(secret_a);
+        let initiator = Channel::initiator(a, &secret_a, seed_a, 0, "responder.sim", Time::ZERO)
+            .expect("the dialled name is short");
         let secret_b = StaticSecret::from_bytes(secret_b);
         let hello = b"responder, lean".to_vec();
         let responder = Channel::responder(b, &secret_b, seed_b, hello, Time::ZERO);
         Self {
             now: Time::ZERO,
             net: Net::new(conditions),
+            dead: BTreeSet::new(),
             random,
-            initiator: End::new(initiator),
-            responder: End::new(responder),
+            initiator: End::new(initiator, secret_a),
+            responder: End::new(responder, secret_b),
             batch: Batch::new(8),
             steps: 0,
         }
@@ -113,10 +112,10 @@ impl Pair {
             return false;
         };
         self.now = self.now.max(next);
-        while let Some((side, packet)) = self.net.receive(self.now) {
+        while let Some(((to, path), packet)) = self.net.receive(self.now) {
             let now = self.now;
             let packet = BytesMut::from(&packet[..]);
-            self.end(side).channel.handle_input(now, packet);
+            self.end(to).channel.handle_input(now, path, packet);
         }
         for side in [Side::Initiator, Side::Responder] {
             let now = self.now;
@@ -143,6 +142,12 @@ impl Pair {
             }
         }
         Ok(())
+    }
+
+    /// A path dies with all that is on its way there.
+    pub fn kill(&mut self, path: PathId) {
+        self.dead.insert(path);
+        self.net.lose(|&(_, on)| on == path);
     }
 
     /// Lets this much time pass.
@@ -173,19 +178,26 @@ impl Pair {
         loop {
             let mut batch = core::mem::replace(&mut self.batch, Batch::new(8));
             let end = self.end(side);
-            match end.channel.poll_output(now, &mut batch) {
-                Output::Transmit => {}
-                Output::Event(event) => end.on_event(now, event),
+            let path = match end.channel.poll_output(now, &mut batch) {
+                Output::Transmit { path } => path,
+                Output::Event(event) => {
+                    end.on_event(now, event);
+                    self.batch = batch;
+                    continue;
+                }
                 Output::Timeout(timeout) => {
                     end.timeout = timeout;
                     self.batch = batch;
                     return;
                 }
-            }
+            };
+            let cut = self.net.cut;
+            self.net.cut |= self.dead.contains(&path);
             for packet in batch.packets_mut() {
-                self.net
-                    .send(now, side.other(), &packet[8..], &mut self.random);
+                let to = (side.other(), path);
+                self.net.send(now, to, &packet[8..], &mut self.random);
             }
+            self.net.cut = cut;
             batch.clear();
             self.batch = batch;
         }
@@ -193,11 +205,12 @@ impl Pair {
 }
 
 impl End {
-    fn new(channel: Channel) -> Self {
+    fn new(channel: Channel, secret: StaticSecret) -> Self {
         Self {
             channel,
             events: VecDeque::new(),
             admits: true,
+            secret,
             timeout: None,
         }
     }
@@ -212,6 +225,21 @@ impl End {
                 (false, _) => b"responder, full".to_vec(),
             };
             self.channel.proceed(now, hello);
+        }
+        match &event {
+            Event::RenewalDue => {
+                let renewed = self.channel.renew(now, &self.secret);
+                renewed.expect("a renewal that is due can begin");
+            }
+            Event::RenewalAsked => {
+                let hello = b"responder, again";
+                let answered = self.channel.answer_renewal(now, &self.secret, hello);
+                answered.expect("a renewal that was asked for can be answered");
+            }
+            Event::RenewalHello { .. } if self.admits => {
+                self.channel.proceed(now, b"initiator, again".to_vec());
+            }
+            _ => {}
         }
         self.events.push_back(event);
     }

@@ -202,15 +202,10 @@ impl Traffic {
     }
 }
 
-/// Runs `count` cases from the seed `first` on; `FAIRWAY_SEEDS=50` runs fifty
-/// times as many. Prints the seed of a case that fails.
-fn for_seeds(first: u64, count: u64, case: impl Fn(u64) + std::panic::RefUnwindSafe) {
-    let times = std::env::var("FAIRWAY_SEEDS").map_or(1, |times| times.parse().expect("a number"));
-    for seed in first..first + count * times {
-        if std::panic::catch_unwind(|| case(seed)).is_err() {
-            panic!("failed with seed {seed}");
-        }
-    }
+/// Runs `count` cases from the seed `first` on.
+fn for_seeds(first: u64, count: u64, case: impl Fn(u64) + std::panic::RefUnwindSafe + Sync) {
+    let name = std::thread::current().name().unwrap_or_default().to_owned();
+    fairway_sim::for_seeds(&name, first..first + count, ("", ""), case);
 }
 
 fn exchange(seed: u64, conditions: Conditions, config: Config, most: usize) -> Traffic {
@@ -347,7 +342,7 @@ fn a_minute_without_a_net_loses_nothing() {
     traffic.turn();
     traffic.pair.step();
     traffic.pair.net.cut = true;
-    traffic.pair.net.lose_all();
+    traffic.pair.net.lose(|_| true);
     traffic.pair.run_for(Time::from_secs(60));
     traffic.pair.net.cut = false;
     traffic.run(Time::from_secs(30));
@@ -416,4 +411,45 @@ fn resets_in_the_middle_leave_the_rest_alone() {
         traffic.open(Side::Initiator, 200_000);
         traffic.run(Time::from_secs(600));
     });
+}
+
+/// What 200 ms of delay leave of a transfer: windows grow until it no longer
+/// matters.
+#[test]
+fn windows_grow_with_bandwidth_and_delay() {
+    let far = Conditions {
+        delay: Time::from_millis(100),
+        ..Conditions::perfect()
+    };
+    let total = 30 << 20;
+    let seconds = |config: Config| {
+        let mut pair = Pair::with_configs(5, far, config.clone(), config);
+        pair.connect().expect("a handshake");
+        let now = pair.now;
+        let id = pair.initiator.channel.open(now, vec![]).expect("room");
+        let (mut written, mut read) = (0, 0);
+        while read < total {
+            let now = pair.now;
+            while written < total {
+                let mut data = Bytes::from(vec![7; 64 << 10]);
+                let taken = pair.initiator.channel.write(now, id, &mut data);
+                match taken.expect("open") {
+                    0 => break,
+                    taken => written += taken,
+                }
+            }
+            let _ = pair.responder.channel.accept(now, id);
+            while let Ok(ReadOutcome::Chunk(chunk)) = pair.responder.channel.read(now, id) {
+                read += chunk.len();
+            }
+            assert!(pair.step());
+        }
+        (pair.now - now).as_secs_f64()
+    };
+    let growing = seconds(patient());
+    let fixed = patient()
+        .stream_window(512 << 10)
+        .and_then(|config| config.send_buffer(1 << 20));
+    let fixed = seconds(fixed.expect("in range"));
+    assert!(growing < 4.0 && fixed > 8.0, "{growing} s, {fixed} s fixed");
 }

@@ -246,46 +246,29 @@ async fn revoke_old_key(
 pub(super) mod tests {
     use super::*;
     use crate::testing::START;
-    use crate::testing::fixture::Fixture;
+    use crate::testing::fixture::{Fixture, KEY, pump, statement, stream};
     use crate::testing::mock::{Answer, Call};
     use fairway_identity::{Clock, Ed25519Key, Form, Signer as _};
     use serde_json::Value;
 
-    const KEY: [u8; 32] = [9; 32];
     pub(crate) const UID: &str = "c0000000-0000-4000-8000-000000000001";
 
     fn device_key() -> Ed25519Key {
         Ed25519Key::from_seed([3; 32])
     }
 
-    fn stream() -> Stream {
-        Stream {
-            handshake_hash: [1; 32],
-            proven_key: KEY,
-            peer: None,
-        }
-    }
-
     fn request(authority: &Authority, key: &Ed25519Key) -> RenewDevice {
-        let (namespace, device) = (
-            Label::new("factory").unwrap(),
-            Label::new("pump-7").unwrap(),
-        );
+        let (namespace, device) = pump();
         let public = key.verifying_key();
-        let statement = Statement {
-            trust_domain: &authority.install.trust_domain,
-            namespace: &namespace,
-            device: &device,
-            device_key: &public,
-            handshake_hash: &[1; 32],
-            handshake_key: &KEY,
-        };
+        let signature = statement(authority, (&namespace, &device), &public)
+            .sign(Purpose::RenewDevice, key)
+            .unwrap();
         RenewDevice {
-            namespace: namespace.clone(),
-            device: device.clone(),
+            namespace,
+            device,
             device_key: public,
             handshake_key: KEY,
-            signature: statement.sign(Purpose::RenewDevice, key).unwrap(),
+            signature,
         }
     }
 

@@ -262,20 +262,10 @@ mod tests {
     use crate::attest::device::tests::{UID, object, read, recorded, status_written};
     use crate::revoke::{Kind, Record};
     use crate::testing::START;
-    use crate::testing::fixture::Fixture;
+    use crate::testing::fixture::{Fixture, KEY, pump, statement, stream};
     use crate::testing::mock::{Answer, Call};
     use fairway_identity::{Ed25519Key, Label, Signer as _};
     use serde_json::{Value, json};
-
-    const KEY: [u8; 32] = [9; 32];
-
-    fn stream() -> Stream {
-        Stream {
-            handshake_hash: [1; 32],
-            proven_key: KEY,
-            peer: None,
-        }
-    }
 
     fn ticket_key() -> Ed25519Key {
         Ed25519Key::from_seed([5; 32])
@@ -290,19 +280,9 @@ mod tests {
     }
 
     fn request(authority: &Authority, device_key: &Ed25519Key) -> Enroll {
-        let (namespace, device) = (
-            Label::new("factory").unwrap(),
-            Label::new("pump-7").unwrap(),
-        );
+        let (namespace, device) = pump();
         let public = device_key.verifying_key();
-        let statement = Statement {
-            trust_domain: &authority.install.trust_domain,
-            namespace: &namespace,
-            device: &device,
-            device_key: &public,
-            handshake_hash: &[1; 32],
-            handshake_key: &KEY,
-        };
+        let statement = statement(authority, (&namespace, &device), &public);
         Enroll {
             ticket: resource_name(&device, &ticket_key().verifying_key()),
             namespace: namespace.clone(),

@@ -198,22 +198,13 @@ fn backing(authority: &Authority, pod: &Pod) -> Backing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::fixture::Fixture;
+    use crate::testing::fixture::{Fixture, KEY, stream};
     use crate::testing::mock::{Answer, Call};
     use crate::testing::{self, START, from_json};
     use fairway_identity::{Address, Clock, Form};
     use serde_json::{Value, json};
 
-    const KEY: [u8; 32] = [9; 32];
     const UID: &str = "2c9f4f8e-0000-4000-8000-000000000001";
-
-    fn stream() -> Stream {
-        Stream {
-            handshake_hash: [1; 32],
-            proven_key: KEY,
-            peer: None,
-        }
-    }
 
     fn request() -> AttestWorkload {
         AttestWorkload {

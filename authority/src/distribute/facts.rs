@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use fairway_crds::conditions::find;
 use fairway_crds::labels::SIDECAR_CONTAINER;
-use fairway_crds::{CompiledPolicy, DeviceIdentity, DeviceState};
-use fairway_identity::{HostPort, UnixSeconds};
+use fairway_crds::{CompiledPolicy, DeviceIdentity, DeviceState, EnrollmentTicket};
+use fairway_identity::proof::TicketId;
+use fairway_identity::{HostPort, RelayAddress, UnixSeconds, VerifyingKey};
 use k8s_openapi::api::core::v1::{Container, Pod, Service};
 use k8s_openapi::api::discovery::v1::{EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -33,6 +34,9 @@ pub struct PodFacts {
     pub ready: bool,
     /// Whether it is being deleted or has ended.
     pub ending: bool,
+    /// Whether the kubelet has seen its sidecar end. Only that says so: the
+    /// phase is also set by others, for nodes that nobody can ask.
+    pub sidecar_ended: bool,
     /// Its named container ports.
     pub ports: BTreeMap<String, u16>,
 }
@@ -69,6 +73,7 @@ impl PodFacts {
             service_account,
             labels: pod.labels().clone(),
             ready: is_ready(pod),
+            sidecar_ended: sidecar_has_ended(pod),
             ending: pod.metadata.deletion_timestamp.is_some() || has_ended(pod),
             ports: containers.flat_map(named_ports).collect(),
             namespace,
@@ -83,6 +88,19 @@ pub fn has_ended(pod: &Pod) -> bool {
         .as_ref()
         .and_then(|status| status.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+fn sidecar_has_ended(pod: &Pod) -> bool {
+    let statuses = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.init_container_statuses.as_ref());
+    let sidecar = statuses
+        .into_iter()
+        .flatten()
+        .find(|status| status.name == SIDECAR_CONTAINER);
+    let state = sidecar.and_then(|status| status.state.as_ref());
+    state.is_some_and(|state| state.terminated.is_some())
 }
 
 fn is_ready(pod: &Pod) -> bool {
@@ -201,6 +219,8 @@ pub struct DeviceFacts {
     pub uid: String,
     /// Attributes.
     pub attributes: BTreeMap<String, String>,
+    /// The services that it may offer; `None`: all that its config names.
+    pub services: Option<Vec<String>>,
     /// Whether it may have a credential.
     pub state: DeviceState,
     /// Generation of its spec.
@@ -236,6 +256,7 @@ impl DeviceFacts {
             name: device.name_any(),
             uid: device.uid()?,
             attributes: device.spec.attributes.clone(),
+            services: device.spec.services.clone(),
             state: device.spec.state,
             generation: device.metadata.generation.unwrap_or(0),
             enrolled: status.is_some_and(|status| status.device_key.is_some()),
@@ -258,6 +279,26 @@ impl DeviceFacts {
     }
 }
 
+/// An EnrollmentTicket, as far as relays have to know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TicketFacts {
+    /// By its key.
+    pub id: TicketId,
+    /// When it ends.
+    pub expires: UnixSeconds,
+}
+
+impl TicketFacts {
+    /// The facts of `ticket`; `None` if its key cannot be read.
+    pub fn of(ticket: &EnrollmentTicket) -> Option<Self> {
+        let key: VerifyingKey = ticket.spec.public_key.parse().ok()?;
+        Some(Self {
+            id: TicketId::of(&key),
+            expires: from_kubernetes(&ticket.spec.expiry_time),
+        })
+    }
+}
+
 /// A ChannelPolicy that can be evaluated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PolicyFacts {
@@ -274,7 +315,7 @@ pub struct PolicyFacts {
 ///
 /// Relays that are not Ready count: a new one becomes Ready by the sidecars'
 /// registering there. Those that are leaving do not.
-pub fn relay_addresses(slice: &EndpointSlice, install: &Install) -> Option<Vec<HostPort>> {
+pub fn relay_addresses(slice: &EndpointSlice, install: &Install) -> Option<Vec<RelayAddress>> {
     let of = slice.labels().get("kubernetes.io/service-name");
     if of != Some(&install.relay_service) {
         return None;
@@ -295,7 +336,8 @@ pub fn relay_addresses(slice: &EndpointSlice, install: &Install) -> Option<Vec<H
             .unwrap_or(false)
     });
     let addresses = staying.filter_map(|endpoint| endpoint.addresses.first());
-    let address = |host: &String| HostPort::new(host, port?).ok();
+    // Inside the cluster nothing is in TCP's way.
+    let address = |host: &String| HostPort::new(host, port?).ok().map(RelayAddress::from);
     Some(addresses.filter_map(address).collect())
 }
 
@@ -358,6 +400,26 @@ mod tests {
                 "status": status}));
             assert!(PodFacts::of(&pod, &install()).unwrap().ending);
         }
+    }
+
+    #[test]
+    fn only_the_kubelets_word_for_the_sidecars_own_end_counts() {
+        let ended = |statuses: serde_json::Value| {
+            let pod: Pod = from_json(json!({
+                "metadata": {"name": "p", "namespace": "factory", "uid": "u"},
+                "spec": {"containers": [], "initContainers": [{"name": "fairway-sidecar"}]},
+                "status": {"phase": "Failed", "initContainerStatuses": statuses}}));
+            PodFacts::of(&pod, &install()).unwrap().sidecar_ended
+        };
+        let status = |name: &str, state: serde_json::Value| {
+            json!([{"name": name, "state": state, "ready": false, "restartCount": 0,
+                    "image": "i", "imageID": "i"}])
+        };
+        let terminated = json!({"terminated": {"exitCode": 0}});
+        assert!(ended(status("fairway-sidecar", terminated.clone())));
+        assert!(!ended(status("fairway-sidecar", json!({"running": {}}))));
+        assert!(!ended(status("setup", terminated)));
+        assert!(!ended(json!([])));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use fairway_crds::{ChannelPolicy, CompiledPolicy, DeviceIdentity};
+use fairway_crds::{ChannelPolicy, CompiledPolicy, DeviceIdentity, EnrollmentTicket};
 use futures::{StreamExt as _, pin_mut};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -19,7 +19,9 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
-use super::facts::{DeviceFacts, PodFacts, PolicyFacts, ServiceFacts, relay_addresses};
+use super::facts::{
+    DeviceFacts, PodFacts, PolicyFacts, ServiceFacts, TicketFacts, relay_addresses,
+};
 use super::hub::Hub;
 use super::index::Touched;
 use crate::events::chain;
@@ -50,6 +52,7 @@ pub fn start(client: &Client, install: &Install, hub: &Arc<Hub>) -> JoinSet<()> 
     tasks.spawn(follow_accounts(client.clone(), hub.clone()));
     tasks.spawn(follow_devices(client.clone(), hub.clone()));
     tasks.spawn(follow_policies(client.clone(), hub.clone()));
+    tasks.spawn(follow_tickets(client.clone(), hub.clone()));
     let slices = Api::namespaced(client.clone(), own);
     tasks.spawn(follow_relays(slices, install.clone(), hub.clone()));
     tasks.spawn(follow_record(
@@ -67,7 +70,14 @@ async fn follow_pods(client: Client, install: Install, hub: Arc<Hub>) {
                 fact: Some(pod), ..
             }) => index.apply_pod(pod, now),
             Step::Apply(Seen { fact: None, .. }) => Touched::Nobody,
-            Step::Delete(seen) => index.delete_pod(&seen.uid),
+            Step::Delete(seen) => {
+                // Its last state may say more than what came before.
+                let last = match seen.fact {
+                    Some(pod) if index.pod(&seen.uid).is_some() => index.apply_pod(pod, now),
+                    Some(_) | None => Touched::Nobody,
+                };
+                last.and(index.delete_pod(&seen.uid))
+            }
             Step::Reset(pods) => {
                 index.reset_pods(pods.into_iter().filter_map(|seen| seen.fact).collect(), now)
             }
@@ -156,6 +166,26 @@ async fn follow_devices(client: Client, hub: Arc<Hub>) {
             });
         },
     )
+    .await;
+}
+
+async fn follow_tickets(client: Client, hub: Arc<Hub>) {
+    let facts = |ticket: &DeserializeGuard<EnrollmentTicket>| {
+        ticket.0.as_ref().ok().and_then(TicketFacts::of)
+    };
+    let tickets = Api::<DeserializeGuard<EnrollmentTicket>>::all(client);
+    follow(tickets, all(), facts, |step| {
+        hub.update(|index, _| match step {
+            Step::Apply(seen) => index.apply_ticket((seen.namespace, seen.name), seen.fact),
+            Step::Delete(seen) => index.apply_ticket((seen.namespace, seen.name), None),
+            Step::Reset(tickets) => {
+                let known = |seen: Seen<Option<TicketFacts>>| {
+                    Some(((seen.namespace, seen.name), seen.fact?))
+                };
+                index.reset_tickets(tickets.into_iter().filter_map(known).collect())
+            }
+        });
+    })
     .await;
 }
 

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use fairway_identity::{Uid, UnixSeconds};
 use tokio::sync::{Notify, watch};
 
+use super::audience::{Audience, Concern};
 use super::index::{Index, Touched};
-use super::view::{Audience, Concern, Gone, View};
+use super::view::{Gone, View};
 use crate::clock::WallClock;
+use crate::limits;
 use crate::revoke::Entry;
 
 /// The index and its watches.
@@ -38,7 +40,7 @@ type WatchKey = (String, String, u64);
 #[derive(Debug)]
 struct Watch {
     wake: Arc<Notify>,
-    kind: &'static str,
+    audience: Audience,
     concern: Option<Concern>,
     /// Newest revision of the revocations that the endpoint enforces.
     acknowledged: u64,
@@ -54,12 +56,26 @@ pub struct Subscription {
 }
 
 /// How far a revocation has come, on this replica.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Connected endpoints that enforce it.
     pub enforced: u64,
     /// Connected endpoints that it concerns.
     pub concerned: u64,
+    /// Some of those that do not enforce it yet, by name, in order: at most
+    /// [`limits::WAITING_NAMED_MAX`].
+    pub waiting: Vec<String>,
+}
+
+impl Tally {
+    /// Takes in what another replica, or one more endpoint, adds.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.enforced += other.enforced;
+        self.concerned += other.concerned;
+        self.waiting.extend_from_slice(&other.waiting);
+        self.waiting.sort();
+        self.waiting.truncate(limits::WAITING_NAMED_MAX);
+    }
 }
 
 impl Hub {
@@ -123,7 +139,7 @@ impl Hub {
         );
         let watch = Watch {
             wake: wake.clone(),
-            kind: audience.kind(),
+            audience: audience.clone(),
             concern: None,
             acknowledged: 0,
         };
@@ -153,8 +169,13 @@ impl Hub {
             if !concerned || *uid == entry.uid.as_str() {
                 continue;
             }
-            tally.concerned += 1;
-            tally.enforced += u64::from(watch.acknowledged >= since);
+            let enforces = watch.acknowledged >= since;
+            let name = (!enforces).then(|| inner.index.name_of(&watch.audience));
+            tally.add(&Tally {
+                enforced: u64::from(enforces),
+                concerned: 1,
+                waiting: name.into_iter().collect(),
+            });
         }
         tally
     }
@@ -164,7 +185,7 @@ impl Hub {
         let mut counts =
             BTreeMap::from([("device", 0), ("workload", 0), ("relay", 0), ("front", 0)]);
         for watch in self.lock().watches.values() {
-            *counts.entry(watch.kind).or_insert(0) += 1;
+            *counts.entry(watch.audience.kind()).or_insert(0) += 1;
         }
         counts
     }
@@ -337,7 +358,11 @@ mod tests {
             hub.tally(&entry()),
             Tally {
                 enforced: 0,
-                concerned: 2
+                concerned: 2,
+                waiting: vec![
+                    "pod factory/a".to_owned(),
+                    "the authority's front".to_owned()
+                ],
             }
         );
         concerned.acknowledge(concerned.view().unwrap().revision);
@@ -345,7 +370,8 @@ mod tests {
             hub.tally(&entry()),
             Tally {
                 enforced: 1,
-                concerned: 2
+                concerned: 2,
+                waiting: vec!["the authority's front".to_owned()],
             }
         );
         drop(front);
@@ -353,9 +379,25 @@ mod tests {
             hub.tally(&entry()),
             Tally {
                 enforced: 1,
-                concerned: 1
+                concerned: 1,
+                waiting: Vec::new(),
             }
         );
+    }
+
+    #[test]
+    fn of_many_that_wait_a_few_are_named() {
+        let mut total = Tally::default();
+        for n in (0..9).rev() {
+            total.add(&Tally {
+                enforced: 0,
+                concerned: 1,
+                waiting: vec![format!("pod factory/p{n}")],
+            });
+        }
+        assert_eq!(total.concerned, 9);
+        assert_eq!(total.waiting.len(), limits::WAITING_NAMED_MAX);
+        assert_eq!(total.waiting[0], "pod factory/p0");
     }
 
     #[test]

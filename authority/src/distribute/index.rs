@@ -16,14 +16,19 @@
 //! What has to be *done* about a change (a device is gone: revoke it) is kept
 //! as [`Errand`]s until the keeper of revocations takes them.
 
+mod pods;
+mod services;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use fairway_identity::{
-    HostPort, Label, UnixSeconds, VerifiedTrustSet, credential::fitting_services,
-};
+use fairway_control::limits::TICKETS_MAX;
+use fairway_identity::proof::TicketId;
+use fairway_identity::{Label, RelayAddress, UnixSeconds, VerifiedTrustSet};
 use fairway_policy::CallerRule;
 
-use super::facts::{DeviceFacts, PodFacts, PolicyFacts, ServiceFacts};
+use super::facts::{DeviceFacts, PodFacts, PolicyFacts, ServiceFacts, TicketFacts};
 use crate::limits;
 use crate::names::Install;
 use crate::revoke::{Entry, Record};
@@ -33,7 +38,7 @@ use crate::revoke::{Entry, Record};
 pub struct Index {
     pub(super) install: Install,
     /// Addresses at which devices reach the relays from outside.
-    pub(super) outside_relays: Vec<HostPort>,
+    pub(super) outside_relays: Vec<RelayAddress>,
     pub(super) trust: Option<VerifiedTrustSet>,
     pub(super) record: Record,
     /// Rises whenever what is revoked changes; acknowledgements go by it.
@@ -46,7 +51,8 @@ pub struct Index {
     services: BTreeMap<String, BTreeMap<String, ServiceFacts>>,
     devices: BTreeMap<Name, DeviceFacts>,
     pub(super) policies: BTreeMap<String, BTreeMap<String, PolicyFacts>>,
-    relays: BTreeMap<String, Vec<HostPort>>,
+    relays: BTreeMap<String, Vec<RelayAddress>>,
+    tickets: BTreeMap<Name, TicketFacts>,
     accounts: BTreeSet<Name>,
     issued: BTreeMap<String, IssuedNote>,
     synced: BTreeSet<Source>,
@@ -146,7 +152,7 @@ pub struct Backing {
 
 impl Index {
     /// An index that knows nothing yet.
-    pub fn new(install: Install, outside_relays: Vec<HostPort>) -> Self {
+    pub fn new(install: Install, outside_relays: Vec<RelayAddress>) -> Self {
         Self {
             install,
             outside_relays,
@@ -160,6 +166,7 @@ impl Index {
             devices: BTreeMap::new(),
             policies: BTreeMap::new(),
             relays: BTreeMap::new(),
+            tickets: BTreeMap::new(),
             accounts: BTreeSet::new(),
             issued: BTreeMap::new(),
             synced: BTreeSet::new(),
@@ -223,274 +230,6 @@ impl Index {
             .unwrap_or_default()
     }
 
-    // --- pods ---------------------------------------------------------------
-
-    /// The pod with this UID.
-    pub fn pod(&self, uid: &str) -> Option<&PodFacts> {
-        self.pods.get(uid).map(|entry| &entry.facts)
-    }
-
-    /// All pods that are endpoints.
-    pub fn pods(&self) -> impl Iterator<Item = &PodFacts> {
-        self.pods.values().map(|entry| &entry.facts)
-    }
-
-    /// All pods, as listed.
-    pub fn reset_pods(&mut self, pods: Vec<PodFacts>, now: UnixSeconds) -> Touched {
-        let listed: BTreeSet<&str> = pods.iter().map(|pod| pod.uid.as_str()).collect();
-        let gone: Vec<String> = self
-            .pods
-            .keys()
-            .filter(|uid| !listed.contains(uid.as_str()))
-            .cloned()
-            .collect();
-        for uid in gone {
-            self.delete_pod(&uid);
-        }
-        for pod in pods {
-            self.apply_pod(pod, now);
-        }
-        self.synced.insert(Source::Pods);
-        self.look_for_lost_accounts();
-        Touched::All
-    }
-
-    /// A pod is new or changed.
-    pub fn apply_pod(&mut self, pod: PodFacts, now: UnixSeconds) -> Touched {
-        let touched = Touched::One(pod.namespace.clone(), pod.uid.clone());
-        if self
-            .pods
-            .get(&pod.uid)
-            .is_some_and(|known| known.facts == pod)
-        {
-            return Touched::Nobody;
-        }
-        let backs = self.backing(&pod.namespace, &pod.labels).services;
-        self.pods_in
-            .entry(pod.namespace.clone())
-            .or_default()
-            .insert(pod.uid.clone());
-        match self.pods.get_mut(&pod.uid) {
-            Some(known) => known.facts = pod.clone(),
-            None => {
-                let entry = PodEntry {
-                    facts: pod.clone(),
-                    backs: backs.clone(),
-                    changed_at: None,
-                };
-                self.pods.insert(pod.uid.clone(), entry);
-            }
-        }
-        self.note_backing(&pod.uid, backs, now);
-        touched
-    }
-
-    /// A pod is gone.
-    pub fn delete_pod(&mut self, uid: &str) -> Touched {
-        let Some(entry) = self.pods.remove(uid) else {
-            return Touched::Nobody;
-        };
-        let pod = entry.facts;
-        if let Some(uids) = self.pods_in.get_mut(&pod.namespace) {
-            uids.remove(uid);
-            if uids.is_empty() {
-                self.pods_in.remove(&pod.namespace);
-            }
-        }
-        self.issued.remove(uid);
-        let touched = Touched::One(pod.namespace.clone(), pod.uid.clone());
-        self.errand(Errand::PodGone(pod));
-        touched
-    }
-
-    /// This replica has certified that a pod backs `services`.
-    pub fn note_issued(
-        &mut self,
-        uid: &str,
-        services: Vec<Label>,
-        issued_at: UnixSeconds,
-        expires: UnixSeconds,
-    ) {
-        // Pods whose deletion came before this note would stay for ever.
-        self.issued.retain(|_, note| issued_at < note.expires);
-        self.issued.insert(
-            uid.to_owned(),
-            IssuedNote {
-                services,
-                issued_at,
-                expires,
-            },
-        );
-    }
-
-    /// Credentials of a pod issued before this say something else than one
-    /// would say now.
-    pub(super) fn pod_renew_before(&self, uid: &str) -> Option<UnixSeconds> {
-        let entry = self.pods.get(uid)?;
-        let differs = |note: &&IssuedNote| note.services != entry.backs;
-        let noted = self
-            .issued
-            .get(uid)
-            .filter(differs)
-            .map(|note| note.issued_at.plus(1));
-        entry.changed_at.max(noted)
-    }
-
-    // --- services -----------------------------------------------------------
-
-    /// All Services that select something, as listed.
-    pub fn reset_services(&mut self, services: Vec<ServiceFacts>, now: UnixSeconds) -> Touched {
-        self.services.clear();
-        for service in services {
-            self.services
-                .entry(service.namespace.clone())
-                .or_default()
-                .insert(service.name.clone(), service);
-        }
-        let namespaces: Vec<String> = self.pods_in.keys().cloned().collect();
-        // The first listing is no change: what pods backed was not known.
-        let first = self.synced.insert(Source::Services);
-        for namespace in namespaces {
-            self.renote_namespace(&namespace, now, first);
-        }
-        Touched::All
-    }
-
-    /// A Service is new or changed; `None`: it selects nothing (any more).
-    pub fn apply_service(
-        &mut self,
-        name: Name,
-        service: Option<ServiceFacts>,
-        now: UnixSeconds,
-    ) -> Touched {
-        let (namespace, name) = name;
-        let services = self.services.entry(namespace.clone()).or_default();
-        let before = match service.clone() {
-            Some(service) => services.insert(name, service),
-            None => services.remove(&name),
-        };
-        if services.is_empty() {
-            self.services.remove(&namespace);
-        }
-        if before == service {
-            return Touched::Nobody;
-        }
-        self.renote_namespace(&namespace, now, false);
-        Touched::Namespaces(BTreeSet::from([namespace]))
-    }
-
-    /// The Services that a pod of `namespace` with `labels` backs: only from
-    /// their selectors, never from what the caller or an EndpointSlice says.
-    pub fn backing(&self, namespace: &str, labels: &BTreeMap<String, String>) -> Backing {
-        let selecting = || {
-            self.services_of(namespace)
-                .filter(|service| service.selects(labels))
-        };
-        let mut left_out: Vec<String> = selecting()
-            .skip(limits::SERVICES_PER_POD_MAX)
-            .map(|service| service.name.clone())
-            .collect();
-        let first = selecting().take(limits::SERVICES_PER_POD_MAX);
-        let (services, too_long) =
-            fitting_services(first.filter_map(|service| Label::new(&service.name).ok()));
-        left_out.extend(too_long.iter().map(Label::to_string));
-        let headless = selecting().any(|service| {
-            service.headless
-                && services
-                    .iter()
-                    .any(|listed| listed.as_str() == service.name)
-        });
-        Backing {
-            services,
-            left_out,
-            headless,
-        }
-    }
-
-    /// The Services of a namespace, in order of name.
-    pub(super) fn services_of(&self, namespace: &str) -> impl Iterator<Item = &ServiceFacts> {
-        self.services
-            .get(namespace)
-            .into_iter()
-            .flat_map(BTreeMap::values)
-    }
-
-    fn renote_namespace(&mut self, namespace: &str, now: UnixSeconds, first: bool) {
-        let uids: Vec<String> = self
-            .pods_in
-            .get(namespace)
-            .into_iter()
-            .flatten()
-            .cloned()
-            .collect();
-        for uid in uids {
-            let Some(entry) = self.pods.get(&uid) else {
-                continue;
-            };
-            let backs = self.backing(namespace, &entry.facts.labels).services;
-            if first {
-                let entry = self.pods.get_mut(&uid);
-                entry.expect("was there a moment ago").backs = backs;
-            } else {
-                self.note_backing(&uid, backs, now);
-            }
-        }
-    }
-
-    fn note_backing(&mut self, uid: &str, backs: Vec<Label>, now: UnixSeconds) {
-        let Some(entry) = self.pods.get_mut(uid) else {
-            return;
-        };
-        if entry.backs == backs {
-            return;
-        }
-        let lost = entry.backs.iter().any(|service| !backs.contains(service));
-        entry.backs = backs;
-        entry.changed_at = Some(now);
-        let facts = entry.facts.clone();
-        if lost {
-            self.errand(Errand::ServicesLost(facts));
-        }
-    }
-
-    // --- accounts -----------------------------------------------------------
-
-    /// All ServiceAccounts, as listed.
-    pub fn reset_accounts(&mut self, accounts: BTreeSet<Name>) -> Touched {
-        self.accounts = accounts;
-        self.synced.insert(Source::Accounts);
-        self.look_for_lost_accounts();
-        Touched::Nobody
-    }
-
-    /// A ServiceAccount is there.
-    pub fn apply_account(&mut self, account: Name) -> Touched {
-        self.accounts.insert(account);
-        Touched::Nobody
-    }
-
-    /// A ServiceAccount is gone.
-    pub fn delete_account(&mut self, account: &Name) -> Touched {
-        self.accounts.remove(account);
-        self.look_for_lost_accounts();
-        Touched::Nobody
-    }
-
-    fn look_for_lost_accounts(&mut self) {
-        if !self.synced.contains(&Source::Accounts) || !self.synced.contains(&Source::Pods) {
-            return;
-        }
-        let lost = |pod: &&PodFacts| {
-            !self
-                .accounts
-                .contains(&(pod.namespace.clone(), pod.service_account.clone()))
-        };
-        let lost: Vec<PodFacts> = self.pods().filter(lost).cloned().collect();
-        for pod in lost {
-            self.errand(Errand::AccountGone(pod));
-        }
-    }
-
     // --- devices ------------------------------------------------------------
 
     /// The device of this name.
@@ -546,6 +285,41 @@ impl Index {
         touched
     }
 
+    // --- tickets ------------------------------------------------------------
+
+    /// All EnrollmentTickets, as listed. Without them relays are told of none,
+    /// which holds nothing else up.
+    pub fn reset_tickets(&mut self, tickets: BTreeMap<Name, TicketFacts>) -> Touched {
+        self.tickets = tickets;
+        self.relays_and_front()
+    }
+
+    /// An EnrollmentTicket is new or changed; `None`: it is gone.
+    pub fn apply_ticket(&mut self, name: Name, ticket: Option<TicketFacts>) -> Touched {
+        let before = match ticket {
+            Some(ticket) => self.tickets.insert(name, ticket),
+            None => self.tickets.remove(&name),
+        };
+        match before == ticket {
+            true => Touched::Nobody,
+            false => self.relays_and_front(),
+        }
+    }
+
+    /// The tickets that relays are told of: those that end last, when there
+    /// are more than fit.
+    pub(super) fn live_tickets(&self, now: UnixSeconds) -> BTreeSet<TicketId> {
+        let live = self.tickets.values().filter(|ticket| ticket.expires > now);
+        let mut live: Vec<&TicketFacts> = live.collect();
+        live.sort_by_key(|ticket| std::cmp::Reverse(ticket.expires));
+        live.truncate(TICKETS_MAX);
+        live.iter().map(|ticket| ticket.id).collect()
+    }
+
+    fn relays_and_front(&self) -> Touched {
+        Touched::Namespaces(BTreeSet::from([self.install.namespace.to_string()]))
+    }
+
     // --- policies, relays, revocations --------------------------------------
 
     /// All ChannelPolicies, as listed.
@@ -583,14 +357,14 @@ impl Index {
     }
 
     /// All EndpointSlices of the relays, as listed.
-    pub fn reset_relays(&mut self, slices: BTreeMap<String, Vec<HostPort>>) -> Touched {
+    pub fn reset_relays(&mut self, slices: BTreeMap<String, Vec<RelayAddress>>) -> Touched {
         self.relays = slices;
         self.synced.insert(Source::Relays);
         Touched::All
     }
 
     /// An EndpointSlice of the relays is new or changed; `None`: gone.
-    pub fn apply_relays(&mut self, slice: String, relays: Option<Vec<HostPort>>) -> Touched {
+    pub fn apply_relays(&mut self, slice: String, relays: Option<Vec<RelayAddress>>) -> Touched {
         let before = match relays.clone() {
             Some(relays) => self.relays.insert(slice, relays),
             None => self.relays.remove(&slice),
@@ -603,8 +377,8 @@ impl Index {
     }
 
     /// The relays that endpoints in the cluster hold links to.
-    pub(super) fn inside_relays(&self) -> Vec<HostPort> {
-        let relays: BTreeSet<&HostPort> = self.relays.values().flatten().collect();
+    pub(super) fn inside_relays(&self) -> Vec<RelayAddress> {
+        let relays: BTreeSet<&RelayAddress> = self.relays.values().flatten().collect();
         relays
             .into_iter()
             .take(limits::RELAYS_MAX)
@@ -714,6 +488,3 @@ fn callers_of(policy: &PolicyFacts) -> Touched {
     }
     touched
 }
-
-#[cfg(test)]
-mod tests;

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use fairway_crds::labels::{TRUST_CONFIG_MAP, TRUST_DOMAIN, TRUST_RELAYS, TRUST_ROOT_HASH};
 use fairway_crds::{DeviceIdentity, EnrollmentTicket};
-use fairway_identity::{Ed25519Key, HostPort, RootHash, Signer, UnixSeconds};
+use fairway_identity::{Ed25519Key, RelayAddress, RootHash, Signer, UnixSeconds};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
@@ -89,7 +89,7 @@ pub struct KeyStore {
     devices: Api<DeviceIdentity>,
     tickets: Api<EnrollmentTicket>,
     install: Install,
-    relay_addresses: Vec<HostPort>,
+    relay_addresses: Vec<RelayAddress>,
     clock: WallClock,
 }
 
@@ -99,7 +99,7 @@ impl KeyStore {
     pub fn new(
         client: &Client,
         install: Install,
-        relay_addresses: Vec<HostPort>,
+        relay_addresses: Vec<RelayAddress>,
         clock: WallClock,
     ) -> Self {
         let namespace = install.namespace.as_str();
@@ -325,7 +325,7 @@ impl KeyStore {
         let relays: Vec<String> = self
             .relay_addresses
             .iter()
-            .map(HostPort::to_string)
+            .map(RelayAddress::to_string)
             .collect();
         let apply = json!({
             "apiVersion": "v1",

@@ -19,6 +19,7 @@ use kube::api::{Patch, PatchParams};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::due;
@@ -196,7 +197,11 @@ fn reported(index: &Index, now: UnixSeconds) -> Vec<Entry> {
         let device = index.device(&(entry.namespace.clone(), entry.name.clone()));
         let by_state = match entry.cause {
             Cause::Suspended | Cause::Revoked => true,
-            Cause::Deleted | Cause::Reenrolled | Cause::Changed | Cause::AccountDeleted => false,
+            Cause::Deleted
+            | Cause::Ended
+            | Cause::Reenrolled
+            | Cause::Changed
+            | Cause::AccountDeleted => false,
         };
         entry.kind == Kind::Device
             && by_state
@@ -231,9 +236,7 @@ fn replicas(index: &Index, install: &Install) -> BTreeSet<String> {
 fn sum(all: &BTreeMap<String, Tallies>) -> Tallies {
     let mut totals = Tallies::new();
     for (uid, tally) in all.values().flatten() {
-        let total = totals.entry(uid.clone()).or_default();
-        total.enforced += tally.enforced;
-        total.concerned += tally.concerned;
+        totals.entry(uid.clone()).or_default().add(tally);
     }
     totals
 }
@@ -254,7 +257,7 @@ fn conditions(
             (DeviceState::Active, _) => None,
             (DeviceState::Suspended | DeviceState::Revoked, Some(entry)) => Some(progress(
                 entry,
-                totals.get(&device.uid).copied().unwrap_or_default(),
+                totals.get(&device.uid).unwrap_or(&Tally::default()),
             )),
             (DeviceState::Suspended | DeviceState::Revoked, None) => {
                 // An entry is about to be written, or there are too many.
@@ -278,10 +281,11 @@ fn conditions(
     wrong
 }
 
-fn progress(entry: &Entry, tally: Tally) -> Observed {
+fn progress(entry: &Entry, tally: &Tally) -> Observed {
     let Tally {
         enforced,
         concerned,
+        waiting,
     } = tally;
     if enforced >= concerned {
         return observed(
@@ -290,8 +294,15 @@ fn progress(entry: &Entry, tally: Tally) -> Observed {
             format!("enforced by all {concerned} connected endpoints that it concerns"),
         );
     }
+    let mut rest = waiting.join(", ");
+    let unnamed = (concerned - enforced).saturating_sub(waiting.len() as u64);
+    match (waiting.is_empty(), unnamed) {
+        (_, 0) => {}
+        (true, more) => rest = more.to_string(),
+        (false, more) => rest.push_str(&format!(" and {more} more")),
+    }
     let message = format!(
-        "enforced by {enforced} of {concerned} connected endpoints that it concerns; by the rest at the latest when the last credential ends, at {}",
+        "enforced by {enforced} of {concerned} connected endpoints that it concerns, not yet by {rest}; certain at {}, when the last credential ends",
         to_kubernetes(entry.keep_until).0
     );
     observed(false, "Distributing", message)
@@ -342,26 +353,39 @@ fn everybodys(config_maps: Api<ConfigMap>) -> impl Stream<Item = BTreeMap<String
         })
 }
 
+/// A tally as it is stored: how many enforce it, how many it concerns, and
+/// names of some that do not enforce it yet.
+#[derive(Serialize, Deserialize)]
+struct Stored(
+    u64,
+    u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")] Vec<String>,
+);
+
 fn write(tallies: &Tallies) -> String {
-    let pairs: BTreeMap<&String, [u64; 2]> = tallies
+    let stored: BTreeMap<&String, Stored> = tallies
         .iter()
-        .map(|(uid, tally)| (uid, [tally.enforced, tally.concerned]))
+        .map(|(uid, tally)| {
+            let waiting = tally.waiting.clone();
+            (uid, Stored(tally.enforced, tally.concerned, waiting))
+        })
         .collect();
-    serde_json::to_string(&pairs).expect("texts and numbers are JSON")
+    serde_json::to_string(&stored).expect("texts and numbers are JSON")
 }
 
 /// What cannot be read counts as nothing: it is a report, and its writer will
 /// write it again.
 fn read(data: BTreeMap<String, String>) -> BTreeMap<String, Tallies> {
     let parse = |text: &str| {
-        let pairs: BTreeMap<String, [u64; 2]> = serde_json::from_str(text).unwrap_or_default();
-        let tally = |[enforced, concerned]: [u64; 2]| Tally {
+        let stored: BTreeMap<String, Stored> = serde_json::from_str(text).unwrap_or_default();
+        let tally = |Stored(enforced, concerned, waiting)| Tally {
             enforced,
             concerned,
+            waiting,
         };
-        pairs
+        stored
             .into_iter()
-            .map(|(uid, pair)| (uid, tally(pair)))
+            .map(|(uid, stored)| (uid, tally(stored)))
             .collect()
     };
     data.iter()
@@ -393,13 +417,18 @@ mod tests {
         Tally {
             enforced,
             concerned,
+            waiting: Vec::new(),
         }
     }
 
     #[test]
     fn tallies_round_trip_and_sum_up() {
         let one = Tallies::from([("a".into(), tally(1, 2)), ("b".into(), tally(0, 0))]);
-        let two = Tallies::from([("a".into(), tally(3, 3))]);
+        let waits = |name: &str, tally: Tally| Tally {
+            waiting: vec![name.to_owned()],
+            ..tally
+        };
+        let two = Tallies::from([("a".into(), waits("pod factory/web-0", tally(3, 4)))]);
         let data = BTreeMap::from([
             ("pod-0".to_owned(), write(&one)),
             ("pod-1".to_owned(), write(&two)),
@@ -408,7 +437,16 @@ mod tests {
         let totals = sum(&read(data));
         assert_eq!(
             totals,
-            Tallies::from([("a".into(), tally(4, 5)), ("b".into(), tally(0, 0))])
+            Tallies::from([
+                ("a".into(), waits("pod factory/web-0", tally(4, 6))),
+                ("b".into(), tally(0, 0))
+            ])
+        );
+        // What an authority wrote that names nobody.
+        let older = BTreeMap::from([("pod-0".to_owned(), r#"{"a":[1,2]}"#.to_owned())]);
+        assert_eq!(
+            sum(&read(older)),
+            Tallies::from([("a".into(), tally(1, 2))])
         );
     }
 
@@ -423,14 +461,33 @@ mod tests {
             let mut wrong = conditions(index, &entries, &totals, START);
             wrong.pop().and_then(|(_, condition)| condition)
         };
-        let going = say(&index, tally(2, 3)).unwrap();
-        assert_eq!((going.status, going.reason), (Some(false), "Distributing"));
-        assert!(
-            going
-                .message
-                .starts_with("enforced by 2 of 3 connected endpoints"),
-            "{}",
+        let going = |concerned, waiting: &[&str]| {
+            let tally = Tally {
+                waiting: waiting.iter().map(|&name| name.to_owned()).collect(),
+                ..tally(2, concerned)
+            };
+            let going = say(&index, tally).unwrap();
+            assert_eq!((going.status, going.reason), (Some(false), "Distributing"));
             going.message
+        };
+        let end = to_kubernetes(START.plus(1000)).0;
+        let certain = format!("certain at {end}, when the last credential ends");
+        let of =
+            |n| format!("enforced by 2 of {n} connected endpoints that it concerns, not yet by");
+        assert_eq!(
+            going(3, &["device factory/pump-8"]),
+            format!("{} device factory/pump-8; {certain}", of(3))
+        );
+        assert_eq!(
+            going(9, &["pod a/b", "pod a/c"]),
+            format!("{} pod a/b, pod a/c and 5 more; {certain}", of(9))
+        );
+        assert_eq!(going(9, &[]), format!("{} 7; {certain}", of(9)));
+        let longest = "x".repeat(limits::WAITING_NAME_MAX);
+        let message = going(999_999, &[longest.as_str(); limits::WAITING_NAMED_MAX]);
+        assert!(
+            message.len() <= fairway_crds::limits::CONDITION_MESSAGE_BYTES_MAX,
+            "{message}"
         );
         let done = say(&index, tally(3, 3)).unwrap();
         assert_eq!((done.status, done.reason), (Some(true), "Enforced"));

@@ -76,7 +76,11 @@ pub fn of_gone_device(device: &DeviceFacts, record: &Record, now: UnixSeconds) -
 /// What a pod asks for that is gone.
 pub fn of_gone_pod(pod: &PodFacts, record: &Record, now: UnixSeconds) -> Option<Entry> {
     let uid = Uid::new(&pod.uid).ok()?;
-    (!is_deleted(record, &uid)).then(|| of_pod(pod, uid, Cause::Deleted, now, now))
+    let cause = match pod.sidecar_ended {
+        true => Cause::Ended,
+        false => Cause::Deleted,
+    };
+    (!is_deleted(record, &uid)).then(|| of_pod(pod, uid, cause, now, now))
 }
 
 /// What a pod asks for whose ServiceAccount is gone. A new account under the
@@ -127,7 +131,7 @@ pub fn of_reenrolment(
 fn is_deleted(record: &Record, uid: &Uid) -> bool {
     record
         .iter()
-        .any(|entry| entry.uid == *uid && entry.cause == Cause::Deleted)
+        .any(|entry| entry.uid == *uid && matches!(entry.cause, Cause::Deleted | Cause::Ended))
 }
 
 fn of(
@@ -284,7 +288,14 @@ mod tests {
         let pod = testing::pod("factory", "p", "");
         let entry = of_gone_pod(&pod, &Record::default(), NOW).unwrap();
         assert!(entry.keep_until >= NOW.plus(WORKLOAD_SECONDS));
+        assert_eq!(entry.cause, Cause::Deleted, "somebody may hold its key");
         assert_eq!(of_gone_pod(&pod, &with(entry), NOW.plus(1)), None);
+
+        let mut ended = pod;
+        ended.sidecar_ended = true;
+        let entry = of_gone_pod(&ended, &Record::default(), NOW).unwrap();
+        assert_eq!(entry.cause, Cause::Ended);
+        assert_eq!(of_gone_pod(&ended, &with(entry), NOW.plus(1)), None);
     }
 
     #[test]

@@ -201,11 +201,18 @@ impl Keeper {
             .filter_map(|outcome| outcome.entry.clone())
             .collect();
         let now = self.clock.now();
-        let (obsolete, size) = self
+        let (mut obsolete, size) = self
             .hub
             .read(|index| (index.record().obsolete(now), index.record().len()));
-        if size - obsolete.len() + entries.len() > limits::REVOCATIONS_MAX {
-            return self.overflow(now).await;
+        let too_many = (size + entries.len())
+            .saturating_sub(obsolete.len())
+            .saturating_sub(limits::REVOCATIONS_MAX);
+        if too_many > 0 {
+            let spared = self.spare(too_many, &obsolete);
+            if spared.len() < too_many {
+                return self.overflow(now).await;
+            }
+            obsolete.extend(spared);
         }
         self.write(&entries, &obsolete).await?;
         for outcome in outcomes {
@@ -314,6 +321,26 @@ impl Keeper {
             tracing::info!(event = "revoked", uid = %entry.uid, namespace = entry.namespace, name = entry.name, cause = %entry.cause, effective = entry.effective.0, keep_until = entry.keep_until.0);
         }
         Ok(())
+    }
+
+    /// Makes room for `n` entries and some more, as far as entries can go that
+    /// guard against stolen keys of ended pods only.
+    fn spare(&self, n: usize, obsolete: &[String]) -> Vec<String> {
+        let wanted = n + limits::REVOCATIONS_SPARED;
+        let mut keys = self
+            .hub
+            .read(|index| index.record().dispensable(wanted + obsolete.len()));
+        keys.retain(|key| !obsolete.contains(key));
+        keys.truncate(wanted);
+        if !keys.is_empty() {
+            tracing::warn!(
+                event = "revocations-spared",
+                n = keys.len(),
+                limit = limits::REVOCATIONS_MAX,
+                "too many revocations: those of pods that have come to their end go early"
+            );
+        }
+        keys
     }
 
     /// There are more revocations than can be told one by one: everything that
@@ -537,6 +564,40 @@ mod tests {
         });
         keeper.turn(true).await.unwrap();
         server.done().await;
+    }
+
+    #[tokio::test]
+    async fn pods_that_have_ended_make_room_and_never_raise_the_floor() {
+        let (client, server) = mock::api();
+        let (keeper, floors) = keeper(&client);
+        let mut record = Record::default();
+        for number in 0..limits::REVOCATIONS_MAX {
+            let mut pod = testing::pod("factory", &format!("job-{number}"), "");
+            pod.uid = format!("{number:036}");
+            pod.sidecar_ended = true;
+            record.insert(due::of_gone_pod(&pod, &Record::default(), START).unwrap());
+        }
+        keeper
+            .hub
+            .update(|index, now| index.set_record(record, now));
+        keeper
+            .hub
+            .update(|index, _| index.apply_device(pump(DeviceState::Suspended)));
+        let server = server.expect(|call| {
+            let data = call.body["data"].as_object().unwrap();
+            let removed = data.values().filter(|value| value.is_null()).count();
+            assert_eq!(
+                (removed, data.len()),
+                (
+                    1 + limits::REVOCATIONS_SPARED,
+                    2 + limits::REVOCATIONS_SPARED
+                )
+            );
+            Answer::ok(json!({"metadata": {}}))
+        });
+        keeper.turn(true).await.unwrap();
+        server.done().await;
+        assert_eq!(*floors.borrow(), UnixSeconds::default());
     }
 
     #[tokio::test]

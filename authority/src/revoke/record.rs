@@ -24,6 +24,10 @@ pub enum Kind {
 pub enum Cause {
     /// The object is gone.
     Deleted,
+    /// The pod is gone, and its sidecar had ended before: the key was in its
+    /// memory only. Such an entry guards against a key that was stolen in time,
+    /// and is the first to go when there are too many.
+    Ended,
     /// The device is Suspended.
     Suspended,
     /// The device is Revoked.
@@ -217,6 +221,19 @@ impl Record {
             .collect()
     }
 
+    /// Keys of `n` entries that are the least loss, if there are that many:
+    /// those of pods whose sidecar had ended, the first to expire first.
+    pub fn dispensable(&self, n: usize) -> Vec<String> {
+        let mut ended: Vec<(&String, &Entry)> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.cause == Cause::Ended)
+            .collect();
+        ended.sort_by_key(|(_, entry)| entry.keep_until);
+        let keys = ended.into_iter().take(n);
+        keys.map(|(key, _)| key.clone()).collect()
+    }
+
     fn of(&self, uid: &Uid) -> impl Iterator<Item = &Entry> {
         // All keys of a UID begin with it and a dot; `/` follows on the dot.
         let (from, to) = (format!("{uid}."), format!("{uid}/"));
@@ -259,8 +276,9 @@ impl fmt::Display for Kind {
 }
 
 impl Cause {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Deleted,
+        Self::Ended,
         Self::Suspended,
         Self::Revoked,
         Self::Reenrolled,
@@ -271,6 +289,7 @@ impl Cause {
     fn word(self) -> &'static str {
         match self {
             Self::Deleted => "deleted",
+            Self::Ended => "ended",
             Self::Suspended => "suspended",
             Self::Revoked => "revoked",
             Self::Reenrolled => "reenrolled",
@@ -424,6 +443,22 @@ mod tests {
             record([elsewhere, newer])
                 .obsolete(UnixSeconds(300))
                 .is_empty()
+        );
+    }
+
+    #[test]
+    fn only_what_nobody_holds_a_key_for_is_dispensable() {
+        let uid = |n: u64| format!("2c9f4f8e-0000-4000-8000-00000000000{n}");
+        let ended = |n, keep_until| entry(&uid(n), Cause::Ended, 100, 100, keep_until);
+        let record = record([
+            ended(1, 900),
+            entry(&uid(2), Cause::Deleted, 100, 100, 500),
+            ended(3, 700),
+        ]);
+        assert_eq!(record.dispensable(1), [ended(3, 700).key()]);
+        assert_eq!(
+            record.dispensable(9),
+            [ended(3, 700).key(), ended(1, 900).key()]
         );
     }
 

@@ -12,7 +12,7 @@ use tokio::time::{interval_at, timeout};
 use super::conn::{Closed, Conn};
 use crate::attest::{device, front, ticket, workload};
 use crate::authority::Authority;
-use crate::distribute::view::Audience;
+use crate::distribute::Audience;
 use crate::distribute::watch::{self, Ended, ShownCredential};
 use crate::events::chain;
 use crate::issue::Made;

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use fairway_identity::Uid;
+use fairway_control::front::Stream;
+use fairway_identity::proof::Statement;
+use fairway_identity::{Label, Uid, VerifyingKey};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::mock::{self, Server};
@@ -14,6 +16,40 @@ use crate::events::{Events, Note};
 use crate::metrics::Metrics;
 use crate::revoke::issued::Issued;
 use crate::seen::LastSeen;
+
+/// The handshake key that callers have proven.
+pub(crate) const KEY: [u8; 32] = [9; 32];
+
+/// A caller without a credential.
+pub(crate) fn stream() -> Stream {
+    Stream {
+        handshake_hash: [1; 32],
+        proven_key: KEY,
+        peer: None,
+    }
+}
+
+/// Namespace and name of a device.
+pub(crate) fn pump() -> (Label, Label) {
+    let label = |text| Label::new(text).unwrap();
+    (label("factory"), label("pump-7"))
+}
+
+/// What a device with this key signs over [`stream`].
+pub(crate) fn statement<'a>(
+    authority: &'a Authority,
+    (namespace, device): (&'a Label, &'a Label),
+    device_key: &'a VerifyingKey,
+) -> Statement<'a> {
+    Statement {
+        trust_domain: &authority.install.trust_domain,
+        namespace,
+        device,
+        device_key,
+        handshake_hash: &[1; 32],
+        handshake_key: &KEY,
+    }
+}
 
 pub(crate) struct Fixture {
     pub(crate) authority: Arc<Authority>,

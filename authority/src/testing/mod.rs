@@ -71,6 +71,7 @@ pub(crate) fn pod(namespace: &str, name: &str, labels: &str) -> PodFacts {
         labels: pairs(labels),
         ready: true,
         ending: false,
+        sidecar_ended: false,
         ports: BTreeMap::new(),
     }
 }
@@ -98,6 +99,7 @@ pub(crate) fn device(namespace: &str, name: &str) -> DeviceFacts {
         attributes: pairs("model=pump"),
         state: DeviceState::Active,
         generation: 1,
+        services: None,
         enrolled: true,
         credential: None,
         last_seen: None,

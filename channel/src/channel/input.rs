@@ -5,18 +5,18 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    Channel,
-    phase::{Greeting, Listening, Owes, Phase},
+    Channel, jitter,
+    phase::{Greeting, Listening, Owes, Phase, count},
 };
 use crate::{
-    ClosedBy, Code, Event, Reason,
+    ClosedBy, Code, Event, PathId, Reason,
     ack::Acks,
     crypto::{self, CryptoError},
     frame::{self, Frame},
     handshake::Responder,
     limits,
-    packet::FirstHeader,
-    record::Dropped,
+    packet::{self, FirstHeader},
+    record::{Dropped, Prefix},
     recovery::{Carried, Fate},
     recv::Taken,
     streams::{Streams, Violation},
@@ -26,10 +26,11 @@ use crate::{
 impl Channel {
     pub(super) fn on_first(&mut self, packet: &[u8]) {
         if let Phase::Listening(_) = &self.phase {
-            let header = match FirstHeader::decode(packet) {
-                Ok((header, _)) => header,
+            let (header, header_len) = match FirstHeader::decode(packet) {
+                Ok(decoded) => decoded,
                 Err(error) => return self.fail_handshake(&error.to_string()),
             };
+            let (prologue, message) = packet.split_at(header_len);
             (self.dialled, self.purpose) = (Some(header.dialled.into()), Some(header.purpose));
             let Phase::Listening(listening) =
                 core::mem::replace(&mut self.phase, Phase::AwaitingHello)
@@ -41,7 +42,9 @@ impl Channel {
                 seed,
                 hello,
             } = *listening;
-            match Responder::answer(&secret, &seed, packet, &hello, crypto::encapsulate) {
+            self.renewing.jitter = jitter(&seed);
+            let (out, encapsulate) = (vec![packet::SECOND], crypto::encapsulate);
+            match Responder::answer(&secret, &seed, prologue, message, &hello, out, encapsulate) {
                 Ok((state, second)) => {
                     self.phase = Phase::Answered(Box::new(state));
                     self.greet(second, Some(crypto::sha256(&[packet])));
@@ -61,13 +64,13 @@ impl Channel {
         else {
             return;
         };
-        match state.read_second(packet) {
+        match state.read_second(&packet[1..]) {
             Ok((state, hello)) => {
                 self.measure_greeting();
-                self.greeting = Greeting {
+                self.greeting = Some(Box::new(Greeting {
                     answers: Some(crypto::sha256(&[packet])),
                     ..Greeting::default()
-                };
+                }));
                 self.timers.set(Timer::Resend, None);
                 let static_key = state.remote_static();
                 self.remote_static = Some(static_key);
@@ -90,13 +93,13 @@ impl Channel {
         else {
             return;
         };
-        match state.read_third(packet) {
+        match state.read_third(&packet[1..], None) {
             Ok((hello, established)) => {
                 self.measure_greeting();
-                self.greeting = Greeting::default();
+                self.greeting = None;
                 let static_key = established.remote_static;
                 self.establish(established);
-                self.phase = Phase::Admitting(Vec::new());
+                self.phase = Phase::Admitting(Box::default());
                 self.events.push_back(Event::PeerHello {
                     static_key,
                     hello,
@@ -110,45 +113,51 @@ impl Channel {
     /// A handshake packet out of place: a repetition of the one that was
     /// answered means that the answer was lost; all others mean nothing.
     fn on_repeated(&mut self, packet: &[u8]) {
-        let answered = self
-            .greeting
-            .answers
-            .filter(|_| self.greeting.packet.is_some());
-        if answered.is_some_and(|digest| digest == crypto::sha256(&[packet])) {
-            self.greeting.due = true;
-            self.greeting.resent = true;
+        if let Some(greeting) = &mut self.greeting
+            && greeting.packet.is_some()
+            && greeting.answers == Some(crypto::sha256(&[packet]))
+        {
+            greeting.due = true;
+            greeting.resent = true;
         } else {
-            self.stats.dropped_unexpected += 1;
+            count(&mut self.stats.dropped_unexpected);
         }
     }
 
-    pub(super) fn on_record(&mut self, packet: BytesMut) {
+    pub(super) fn on_record(&mut self, path: PathId, packet: BytesMut, prefix: Prefix) {
         let Some(keys) = &mut self.keys else {
-            self.stats.dropped_unexpected += 1;
+            count(&mut self.stats.dropped_unexpected);
             return;
         };
         if let Phase::Admitting(held) = &mut self.phase {
-            if held.len() < limits::MAX_HELD_RECORDS && packet.len() <= limits::MAX_PACKET {
-                held.push(packet);
+            if held.0.len() < limits::MAX_HELD_RECORDS && packet.len() <= limits::MAX_PACKET {
+                held.0.push((path, packet));
             }
             return;
         }
         let size = packet.len();
-        let (number, text) = match keys.opener.open(packet) {
+        let opened = match keys.opener.open(packet, prefix) {
             Ok(opened) => opened,
             Err(Dropped::Forged) => {
-                self.stats.dropped_forged += 1;
+                count(&mut self.stats.dropped_forged);
                 return;
             }
             Err(Dropped::Replayed) => {
-                self.stats.dropped_replayed += 1;
+                count(&mut self.stats.dropped_replayed);
                 return;
             }
         };
         self.stats.packets_in += 1;
         self.on_sign_of_life();
-        match self.on_frames(&text) {
-            Ok(Some(eliciting)) => self.acks.on_received(number, eliciting, size, self.now),
+        if opened.expected {
+            self.on_expected_epoch();
+        }
+        let origin = Origin { path, prefix };
+        match self.on_frames(origin, &opened.text) {
+            Ok(Some(eliciting)) => {
+                self.acks
+                    .on_received(opened.number, eliciting, size, self.now);
+            }
             // Not acknowledged, so that it comes again.
             Ok(None) => {}
             Err(Violation { code, text }) => {
@@ -160,17 +169,21 @@ impl Channel {
     /// Acts on the frames of a record. Gives whether it wants to be
     /// acknowledged, or `None` if it must not be: something in it could not be
     /// taken now.
-    fn on_frames(&mut self, text: &Bytes) -> Result<Option<bool>, Violation> {
+    fn on_frames(&mut self, origin: Origin, text: &Bytes) -> Result<Option<bool>, Violation> {
         let mut rest = &text[..];
         if rest.is_empty() {
             return Err(Violation::new("a record without frames"));
         }
         let mut eliciting = false;
+        let mut challenged = false;
+        let mut is_asked = false;
         while !rest.is_empty() {
             let frame = frame::take(&mut rest)
                 .map_err(|_| Violation::new("a record that is not a row of frames"))?;
             eliciting |= is_eliciting(&frame);
-            match self.on_frame(frame, text)? {
+            challenged |= matches!(frame, Frame::PathChallenge(_));
+            is_asked |= matches!(frame, Frame::Ping);
+            match self.on_frame(origin, frame, text)? {
                 Taken::Yes => {}
                 Taken::NoRoom => return Ok(None),
             }
@@ -178,10 +191,22 @@ impl Channel {
                 return Ok(None);
             }
         }
+        if origin.prefix == Prefix::Attach && !challenged {
+            return Err(Violation::new("an ATTACH without a challenge"));
+        }
+        if is_asked {
+            // Whoever asks waits for it.
+            self.acks.urge(self.now);
+        }
         Ok(Some(eliciting))
     }
 
-    fn on_frame(&mut self, frame: Frame<'_>, text: &Bytes) -> Result<Taken, Violation> {
+    fn on_frame(
+        &mut self,
+        origin: Origin,
+        frame: Frame<'_>,
+        text: &Bytes,
+    ) -> Result<Taken, Violation> {
         match frame {
             Frame::Padding(_) | Frame::Ping => {}
             Frame::Ack(ack) => self.on_ack(&ack)?,
@@ -194,6 +219,10 @@ impl Channel {
             Frame::Close { code, reason } => {
                 self.end(ClosedBy::Peer, Reason::new(Code(code), reason));
             }
+            Frame::PathChallenge(challenge) => {
+                self.on_challenge(origin.path, challenge, origin.prefix);
+            }
+            Frame::PathResponse(challenge) => self.on_response(origin.path, challenge),
             // All that follow are about what only exists once both are ready.
             // A peer that is may be ahead of this side: later, then.
             _ if !self.is_ready() => return Ok(Taken::NoRoom),
@@ -235,6 +264,12 @@ impl Channel {
             }
             Frame::MaxStreams(max) => self.streams.on_max_streams(max, &mut self.events),
             Frame::Datagram(data) => self.on_datagram(text.slice_ref(data)),
+            Frame::Renew {
+                epoch,
+                part,
+                message,
+            } => return self.on_renew(epoch, part, message),
+            Frame::RenewRequest => self.on_renew_request()?,
         }
         Ok(Taken::Yes)
     }
@@ -251,11 +286,16 @@ impl Channel {
             events: &mut self.events,
             pinged: &mut self.pinged,
         };
-        self.recovery
+        let is_news = self
+            .recovery
             .on_ack(ack, next, self.now, |fate, carried| {
                 sink.take(fate, carried)
             })
-            .map_err(|_| Violation::new("an ACK for a packet that was never sent"))
+            .map_err(|_| Violation::new("an ACK for a packet that was never sent"))?;
+        if is_news {
+            self.on_answer();
+        }
+        Ok(())
     }
 
     fn on_hello(&mut self, hello: &[u8]) -> Result<(), Violation> {
@@ -264,7 +304,7 @@ impl Channel {
         }
         // A repetition of one that was taken means nothing.
         if let (Phase::AwaitingHello, Some(static_key)) = (&self.phase, self.remote_static) {
-            self.phase = Phase::Admitting(Vec::new());
+            self.phase = Phase::Admitting(Box::default());
             self.events.push_back(Event::PeerHello {
                 static_key,
                 hello: hello.to_vec(),
@@ -275,11 +315,12 @@ impl Channel {
     }
 
     fn on_datagram(&mut self, data: Bytes) {
-        if self.datagrams_in >= limits::MAX_DATAGRAMS {
-            self.stats.dropped_datagrams += 1;
+        let datagrams = self.datagrams.get_or_insert_default();
+        if datagrams.received >= limits::MAX_DATAGRAMS {
+            count(&mut self.stats.dropped_datagrams);
             return;
         }
-        self.datagrams_in += 1;
+        datagrams.received += 1;
         // Copied, because it would hold its packet's memory.
         let data = Bytes::copy_from_slice(&data);
         self.events.push_back(Event::Datagram(data));
@@ -287,14 +328,24 @@ impl Channel {
 
     /// An authentic, new record came in.
     fn on_sign_of_life(&mut self) {
-        if self.greeting.packet.is_some() {
+        if self.greeting.is_some() {
             // The peer has our last handshake packet: it sealed with the key.
-            self.greeting = Greeting::default();
+            self.greeting = None;
             self.timers.set(Timer::Resend, None);
         }
-        self.set_after(Timer::Idle, self.config.idle_timeout);
-        self.set_after(Timer::Keepalive, self.config.keepalive);
+        self.heard_at = self.now.into();
+        if self.paths.active.is_some() {
+            self.set_after(Timer::Idle, self.config.idle_timeout);
+            self.set_after(Timer::Keepalive, self.config.keepalive);
+        }
     }
+}
+
+/// Where a record came from, and whether it was an ATTACH.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Origin {
+    path: PathId,
+    prefix: Prefix,
 }
 
 /// The parts that care what became of what was sent.
@@ -319,6 +370,8 @@ impl Sink<'_> {
             (Carried::Settings, Fate::Lost) => self.owes.settings = true,
             (Carried::Hello, Fate::Lost) => self.owes.hello = self.owes.hello_bytes.is_some(),
             (Carried::Ping, Fate::Lost) => self.owes.ping = true,
+            (Carried::Renew, Fate::Lost) => self.owes.renew = true,
+            (Carried::RenewRequest, Fate::Lost) => self.owes.renew_request = true,
             _ => self.streams.on_fate(fate, carried, self.events),
         }
     }
@@ -327,7 +380,12 @@ impl Sink<'_> {
 /// Whether a frame wants to be acknowledged: all that would be sent again do.
 fn is_eliciting(frame: &Frame<'_>) -> bool {
     match frame {
-        Frame::Padding(_) | Frame::Ack(_) | Frame::Datagram(_) | Frame::Close { .. } => false,
+        Frame::Padding(_)
+        | Frame::Ack(_)
+        | Frame::Datagram(_)
+        | Frame::PathChallenge(_)
+        | Frame::PathResponse(_)
+        | Frame::Close { .. } => false,
         Frame::Ping
         | Frame::Hello(_)
         | Frame::Settings(_)
@@ -338,6 +396,8 @@ fn is_eliciting(frame: &Frame<'_>) -> bool {
         | Frame::Stop { .. }
         | Frame::MaxData(_)
         | Frame::MaxStreamData { .. }
-        | Frame::MaxStreams(_) => true,
+        | Frame::MaxStreams(_)
+        | Frame::Renew { .. }
+        | Frame::RenewRequest => true,
     }
 }

@@ -1,37 +1,44 @@
 //! The machine: joins handshake, records, frames, streams, loss and time.
 //!
 //! Here is what the owner sees. `input.rs` acts on packets, `output.rs` makes
-//! them, `phase.rs` goes from phase to phase.
+//! them, `phase.rs` goes from phase to phase, `paths.rs` from path to path, and
+//! `renew.rs` from epoch to epoch.
 
 mod input;
 mod output;
+mod paths;
 mod phase;
+mod renew;
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use zeroize::Zeroizing;
 
 use self::{
     input::Sink,
-    phase::{Greeting, Keys, Listening, Owes, Phase},
+    phase::{Counters, Datagrams, Greeting, Keys, Listening, Owes, Phase, count},
+    renew::Renewing,
 };
 use crate::{
-    Batch, ClosedBy, Code, Config, CreateError, DatagramError, Event, OpenError, Output,
-    ReadOutcome, Reason, StaticSecret, Stats, StreamError, StreamId, Time,
+    Batch, ClosedBy, Code, Config, CreateError, DatagramError, Event, OpenError, Output, PathId,
+    Priority, ReadOutcome, Reason, StaticSecret, Stats, StreamError, StreamId, Time,
     ack::Acks,
-    crypto::{CryptoError, KemKey},
+    config::Settings,
+    crypto::{self, CryptoError, KemKey},
     handshake::Initiator,
     limits,
     packet::{self, FirstHeader},
+    path::Paths,
+    record::Prefix,
     recovery::Recovery,
     streams::Streams,
-    timer::{Timer, Timers},
+    timer::{Stamp, Timer, Timers},
 };
 
 /// One end of a secure channel. The [crate docs](crate) have the contract.
 pub struct Channel {
-    config: Config,
+    config: Arc<Settings>,
     initiator: bool,
     /// The latest time seen.
     now: Time,
@@ -40,20 +47,22 @@ pub struct Channel {
     purpose: Option<u8>,
     remote_static: Option<[u8; 32]>,
     handshake_hash: Option<[u8; 32]>,
-    greeting: Greeting,
-    keys: Option<Box<Keys>>,
+    greeting: Option<Box<Greeting>>,
+    keys: Option<Keys>,
+    paths: Paths,
+    renewing: Renewing,
+    /// When the last authentic record came.
+    heard_at: Stamp,
     owes: Owes,
     streams: Streams,
     acks: Acks,
     recovery: Recovery,
     timers: Timers,
     events: VecDeque<Event>,
-    /// How many of `events` are datagrams.
-    datagrams_in: usize,
-    datagrams_out: VecDeque<Bytes>,
+    datagrams: Option<Box<Datagrams>>,
     /// An explicit `ping` has not been answered.
     pinged: bool,
-    stats: Stats,
+    stats: Counters,
 }
 
 impl Channel {
@@ -77,11 +86,15 @@ impl Channel {
         }
         let header = FirstHeader { purpose, dialled };
         let (state, first) = KemKey::generate()
-            .and_then(|kem| Initiator::start(secret, &seed, kem, &header))
+            .and_then(|kem| {
+                let header = header.encode();
+                Initiator::start(secret, &seed, kem, &header, header.clone())
+            })
             .map_err(|CryptoError| CreateError::Crypto)?;
         let mut channel = Self::new(config, true, Phase::Dialling(Box::new(state)), now);
         channel.dialled = Some(dialled.into());
         channel.purpose = Some(purpose);
+        channel.renewing.jitter = jitter(&seed);
         channel.greet(first, None);
         Ok(channel)
     }
@@ -157,29 +170,39 @@ impl Channel {
             stream_bytes_in: self.streams.received(),
             stream_bytes_out: self.streams.counts.out,
             stream_bytes_resent: self.streams.counts.again,
+            packets_out: self.stats.packets_out,
+            packets_in: self.stats.packets_in,
             packets_lost: self.recovery.lost(),
             rtt_micros: self.recovery.rtt().map_or(0, |rtt| rtt.as_micros() as u64),
-            ..self.stats
+            dropped_forged: self.stats.dropped_forged.into(),
+            dropped_replayed: self.stats.dropped_replayed.into(),
+            dropped_unexpected: self.stats.dropped_unexpected.into(),
+            dropped_datagrams: self.stats.dropped_datagrams.into(),
+            moves: self.stats.moves.into(),
+            renewals: self.stats.renewals.into(),
         }
     }
 
-    /// Takes one packet. It is opened in place; a large piece of a stream that
+    /// Takes one packet that came on this path. It is opened in place; a large piece of a stream that
     /// comes in order is handed out by [`Channel::read`] as a slice of it. Such
     /// a slice keeps the whole allocation that `packet` is a part of in memory
     /// until it is dropped, so a read buffer should hold a few packets, not
     /// megabytes.
-    pub fn handle_input(&mut self, now: Time, packet: BytesMut) {
+    pub fn handle_input(&mut self, now: Time, path: PathId, packet: BytesMut) {
         self.advance(now);
         if let Phase::Closed(closing) = &mut self.phase {
             closing.on_packet();
             return;
         }
         match packet.first() {
-            Some(&packet::RECORD) => self.on_record(packet),
+            Some(&(packet::RECORD | packet::RECORD_ODD)) => {
+                self.on_record(path, packet, Prefix::None);
+            }
+            Some(&packet::ATTACH) => self.on_attach(path, packet),
             Some(&packet::FIRST) => self.on_first(&packet),
             Some(&packet::SECOND) => self.on_second(&packet),
             Some(&packet::THIRD) => self.on_third(&packet),
-            Some(_) | None => self.stats.dropped_forged += 1,
+            Some(_) | None => count(&mut self.stats.dropped_forged),
         }
     }
 
@@ -204,7 +227,14 @@ impl Channel {
                     self.owes.ping = true;
                     self.set_after(Timer::Keepalive, self.config.keepalive);
                 }
+                Timer::Path => self.path_expired("no path to the peer for too long"),
+                Timer::Candidate => self.on_candidate_timer(),
+                Timer::Renew => self.on_renew_timer(),
+                Timer::Retire => self.retire_epoch(),
             }
+        }
+        if self.paths.active.is_none() {
+            return;
         }
         self.acks.on_timeout(self.now);
         let mut sink = Sink {
@@ -216,6 +246,8 @@ impl Channel {
         };
         self.recovery
             .on_timeout(self.now, |fate, carried| sink.take(fate, carried));
+        self.suspect_path();
+        self.keep_asking();
     }
 
     /// What is to be done next. Call until it answers [`Output::Timeout`].
@@ -225,20 +257,25 @@ impl Channel {
         self.advance(now);
         // A closed channel first says so to the peer: after the last event the
         // owner may not ask again.
-        if self.is_closed() && self.fill_batch(batch) {
-            return Output::Transmit;
+        if self.is_closed()
+            && let Some(path) = self.fill_batch(batch)
+        {
+            return Output::Transmit { path };
         }
         if let Some(event) = self.events.pop_front() {
-            self.datagrams_in -= usize::from(matches!(event, Event::Datagram(_)));
+            if let (Event::Datagram(_), Some(datagrams)) = (&event, &mut self.datagrams) {
+                datagrams.received -= 1;
+            }
             return Output::Event(event);
         }
-        if self.fill_batch(batch) {
-            return Output::Transmit;
+        if let Some(path) = self.fill_batch(batch) {
+            return Output::Transmit { path };
         }
         // Filling may have found the key used up.
         if let Some(event) = self.events.pop_front() {
             return Output::Event(event);
         }
+        self.watch_path();
         Output::Timeout(self.next_timeout())
     }
 
@@ -247,8 +284,9 @@ impl Channel {
     /// packet.
     pub fn release_memory(&mut self) {
         self.events.shrink_to_fit();
-        self.datagrams_out.shrink_to_fit();
+        self.datagrams.take_if(|datagrams| datagrams.is_empty());
         self.recovery.release_memory();
+        self.acks.release_memory();
         self.streams.release_memory();
         if let Some(keys) = &mut self.keys {
             keys.sealer.release_memory();
@@ -256,10 +294,10 @@ impl Channel {
         }
     }
 
-    /// The answer to [`Event::PeerHello`]: the peer is fine, go on. `hello` is
-    /// this side's own: of message 3 for the initiator's first, of the HELLO
-    /// frame for the responder; for the initiator's second it is not used and
-    /// should be empty. More than [`limits::MAX_HELLO`] bytes close the channel.
+    /// The answer to [`Event::PeerHello`] and [`Event::RenewalHello`]: the peer
+    /// is fine, go on. `hello` is this side's own: of message 3 for the
+    /// initiator's first, of the HELLO frame for the responder, of part 3 for
+    /// the initiator in a renewal; else it is not used and should be empty. More than [`limits::MAX_HELLO`] bytes close the channel.
     pub fn proceed(&mut self, now: Time, hello: Vec<u8>) {
         self.advance(now);
         if hello.len() > limits::MAX_HELLO {
@@ -267,9 +305,10 @@ impl Channel {
             return;
         }
         match core::mem::replace(&mut self.phase, Phase::AwaitingHello) {
-            Phase::Checking(state) => match state.write_third(&hello) {
+            Phase::Checking(state) => match state.write_third(&hello, vec![packet::THIRD], None) {
                 Ok((third, established)) => {
-                    self.greet(third, self.greeting.answers);
+                    let answers = self.greeting.as_ref().and_then(|greeting| greeting.answers);
+                    self.greet(third, answers);
                     self.establish(established);
                     self.owes.settings = true;
                 }
@@ -283,12 +322,15 @@ impl Channel {
                 }
                 self.phase = Phase::AwaitingSettings;
                 self.become_ready();
-                for packet in held {
-                    self.handle_input(now, packet);
+                for (path, packet) in held.0 {
+                    self.handle_input(now, path, packet);
                 }
             }
-            // Nothing was asked: nothing to proceed with.
-            other => self.phase = other,
+            // Nothing was asked, unless it is in a renewal.
+            other => {
+                self.phase = other;
+                self.proceed_renewal(&hello);
+            }
         }
     }
 
@@ -347,6 +389,12 @@ impl Channel {
         self.streams.read(stream)
     }
 
+    /// How soon a stream gets its turn.
+    pub fn set_priority(&mut self, now: Time, stream: StreamId, priority: Priority) {
+        self.advance(now);
+        self.streams.set_priority(stream, priority);
+    }
+
     /// Sends bytes that may get lost.
     pub fn send_datagram(&mut self, now: Time, data: Bytes) -> Result<(), DatagramError> {
         self.advance(now);
@@ -356,10 +404,11 @@ impl Channel {
         if !self.is_ready() {
             return Err(DatagramError::NotReady);
         }
-        if self.datagrams_out.len() >= limits::MAX_DATAGRAMS {
+        let waiting = &mut self.datagrams.get_or_insert_default().out;
+        if waiting.len() >= limits::MAX_DATAGRAMS {
             return Err(DatagramError::QueueFull);
         }
-        self.datagrams_out.push_back(data);
+        waiting.push_back(data);
         Ok(())
     }
 
@@ -380,16 +429,28 @@ impl Channel {
     }
 }
 
+/// A number that differs between channels and, unlike their keys, follows from
+/// the seed.
+fn jitter(seed: &[u8; 32]) -> u8 {
+    crypto::hkdf::<1>(b"fairway/1 jitter", seed, &[])[0]
+}
+
 /// Doors for tests and fuzzing.
 #[cfg(any(test, feature = "testing"))]
 impl Channel {
     /// A record of this end with any plaintext, sealed with the true key.
     pub(crate) fn seal_raw(&mut self, plaintext: &[u8]) -> Option<BytesMut> {
-        let mut out = Vec::new();
-        crate::record::Sealer::begin(&mut out);
-        out.extend_from_slice(plaintext);
-        self.keys.as_mut()?.sealer.seal(&mut out, 0)?;
-        Some(BytesMut::from(&out[..]))
+        let record = self.keys.as_mut()?.sealer.seal_alone(None, plaintext)?;
+        Some(BytesMut::from(&record[..]))
+    }
+
+    /// An ATTACH of this end with any plaintext, sealed with the true key.
+    #[cfg(test)]
+    pub(crate) fn seal_attach(&mut self, plaintext: &[u8]) -> Option<BytesMut> {
+        let id = self.connection_id()?;
+        let keys = self.keys.as_mut()?;
+        let record = keys.sealer.seal_alone(Some(&id), plaintext)?;
+        Some(BytesMut::from(&record[..]))
     }
 }
 

@@ -5,13 +5,14 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use zeroize::Zeroizing;
 
-use super::Channel;
+use super::{Channel, renew::Renewing};
 use crate::{
-    ClosedBy, Code, Config, Event, Reason, StaticSecret, Stats, Time,
+    ClosedBy, Code, Config, Event, PathId, Reason, StaticSecret, Time,
     ack::Acks,
     frame::Frame,
-    handshake::{Established, Initiator, InitiatorChecking, Responder},
+    handshake::{EpochSecret, Established, Initiator, InitiatorChecking, Responder},
     limits,
+    path::Paths,
     record::{Opener, Sealer},
     recovery::Recovery,
     streams::Streams,
@@ -36,11 +37,49 @@ pub(super) enum Phase {
     /// Responder: message 2 is out.
     Answered(Box<Responder>),
     /// The owner looks at the peer's last hello; what comes meanwhile is held.
-    Admitting(Vec<BytesMut>),
+    Admitting(Box<Held>),
     /// The peer is admitted, its SETTINGS are to come.
     AwaitingSettings,
     Ready,
-    Closed(Closing),
+    Closed(Box<Closing>),
+}
+
+/// Records that came too early.
+#[derive(Default)]
+pub(super) struct Held(pub(super) Vec<(PathId, BytesMut)>);
+
+/// Datagrams that wait; few channels have any.
+#[derive(Default)]
+pub(super) struct Datagrams {
+    /// How many of the events are datagrams.
+    pub(super) received: usize,
+    pub(super) out: VecDeque<Bytes>,
+}
+
+impl Datagrams {
+    pub(super) fn is_empty(&self) -> bool {
+        self.received == 0 && self.out.is_empty()
+    }
+}
+
+/// What [`Stats`](crate::Stats) is made of, besides what the parts count.
+/// Small, since there is one for each idle channel: the seldom ones stop at
+/// their end.
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) packets_out: u64,
+    pub(super) packets_in: u64,
+    pub(super) dropped_forged: u32,
+    pub(super) dropped_replayed: u32,
+    pub(super) dropped_unexpected: u32,
+    pub(super) dropped_datagrams: u32,
+    pub(super) moves: u32,
+    pub(super) renewals: u32,
+}
+
+/// Counts one more.
+pub(super) fn count(counter: &mut u32) {
+    *counter = counter.saturating_add(1);
 }
 
 /// What a responder needs until message 1 comes.
@@ -66,6 +105,10 @@ pub(super) struct Greeting {
 pub(super) struct Keys {
     pub(super) sealer: Sealer,
     pub(super) opener: Opener,
+    /// How often they have been renewed.
+    pub(super) epoch: u64,
+    /// What the next ones are bound to.
+    pub(super) secret: EpochSecret,
 }
 
 /// What the channel itself (not a stream) has to put into a record.
@@ -76,7 +119,17 @@ pub(super) struct Owes {
     /// The responder's last hello, until it has arrived.
     pub(super) hello_bytes: Option<Box<[u8]>>,
     pub(super) ping: bool,
+    /// This side's message of the renewal that is under way.
+    pub(super) renew: bool,
+    pub(super) renew_request: bool,
     pub(super) settings_seen: bool,
+}
+
+impl Owes {
+    /// Whether there is anything to put into a record.
+    pub(super) fn any(&self) -> bool {
+        self.settings || self.hello || self.ping || self.renew || self.renew_request
+    }
 }
 
 /// A closed channel only repeats why.
@@ -90,6 +143,7 @@ pub(super) struct Closing {
 
 impl Channel {
     pub(super) fn new(config: Config, initiator: bool, phase: Phase, now: Time) -> Self {
+        let config = config.into_settings();
         let mut timers = Timers::default();
         timers.set(Timer::Handshake, Some(now + config.handshake_timeout));
         Self {
@@ -102,17 +156,19 @@ impl Channel {
             purpose: None,
             remote_static: None,
             handshake_hash: None,
-            greeting: Greeting::default(),
+            greeting: None,
             keys: None,
+            paths: Paths::new(),
+            renewing: Renewing::default(),
+            heard_at: now.into(),
             owes: Owes::default(),
             acks: Acks::default(),
             recovery: Recovery::default(),
             timers,
             events: VecDeque::new(),
-            datagrams_in: 0,
-            datagrams_out: VecDeque::new(),
+            datagrams: None,
             pinged: false,
-            stats: Stats::default(),
+            stats: Counters::default(),
         }
     }
 
@@ -128,32 +184,37 @@ impl Channel {
     /// A new handshake packet of this side. Only the initiator sends its own
     /// again by itself: the responder's is asked for by repetition.
     pub(super) fn greet(&mut self, packet: Vec<u8>, answers: Option<[u8; 32]>) {
-        self.greeting = Greeting {
+        self.greeting = Some(Box::new(Greeting {
             packet: Some(packet.into()),
             due: true,
             answers,
             resend_after: RESEND_FIRST,
             sent_at: self.now,
             resent: false,
-        };
+        }));
         if self.initiator {
             self.set_after(Timer::Resend, Some(RESEND_FIRST));
         }
     }
 
     pub(super) fn resend_greeting(&mut self) {
-        if self.greeting.packet.is_some() {
-            self.greeting.due = true;
-            self.greeting.resent = true;
-            self.greeting.resend_after = (self.greeting.resend_after * 2).min(RESEND_MAX);
-            self.set_after(Timer::Resend, Some(self.greeting.resend_after));
+        if let Some(greeting) = &mut self.greeting
+            && greeting.packet.is_some()
+        {
+            greeting.due = true;
+            greeting.resent = true;
+            greeting.resend_after = (greeting.resend_after * 2).min(RESEND_MAX);
+            let after = greeting.resend_after;
+            self.set_after(Timer::Resend, Some(after));
         }
     }
 
     /// The answer to a greeting that was sent once measures the round trip.
     pub(super) fn measure_greeting(&mut self) {
-        if !self.greeting.resent {
-            let rtt = self.now.saturating_sub(self.greeting.sent_at);
+        if let Some(greeting) = &self.greeting
+            && !greeting.resent
+        {
+            let rtt = self.now.saturating_sub(greeting.sent_at);
             self.recovery.first_rtt(rtt);
         }
     }
@@ -163,10 +224,13 @@ impl Channel {
             true => (&established.to_responder, &established.to_initiator),
             false => (&established.to_initiator, &established.to_responder),
         };
-        self.keys = Some(Box::new(Keys {
+        self.keys = Some(Keys {
             sealer: Sealer::new(seal),
             opener: Opener::new(open),
-        }));
+            epoch: 0,
+            secret: established.secret,
+        });
+        self.note_epoch();
         self.handshake_hash = Some(established.hash);
         self.remote_static = Some(established.remote_static);
         self.set_after(Timer::Idle, self.config.idle_timeout);
@@ -193,13 +257,13 @@ impl Channel {
         if self.is_closed() {
             return;
         }
-        let tell = self.keys.is_some() && by != ClosedBy::Peer;
-        self.phase = Phase::Closed(Closing {
+        let tell = self.keys.is_some() && self.paths.active.is_some() && by != ClosedBy::Peer;
+        self.phase = Phase::Closed(Box::new(Closing {
             reason: tell.then(|| reason.clone()),
             due: tell,
             packets_since: 0,
             repeats: 0,
-        });
+        }));
         if !tell {
             self.keys = None;
         }
@@ -207,10 +271,11 @@ impl Channel {
         self.acks = Acks::default();
         self.recovery = Recovery::default();
         self.timers.clear();
+        self.paths.candidate = None;
+        self.renewing = Renewing::default();
         self.owes = Owes::default();
-        self.greeting = Greeting::default();
-        self.datagrams_out = VecDeque::new();
-        self.datagrams_in = 0;
+        self.greeting = None;
+        self.datagrams = None;
         self.events.clear();
         self.events.push_back(Event::Closed { by, reason });
     }

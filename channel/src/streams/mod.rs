@@ -1,19 +1,23 @@
 //! All the streams of a channel: which exist, and what the owner does with them.
 //!
 //! `peer.rs` acts on the peer's frames, `outgoing.rs` fills records and hears
-//! what became of them.
+//! what became of them, `schedule.rs` says whose turn it is.
 
 mod outgoing;
 mod peer;
+mod schedule;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
-pub(crate) use self::outgoing::Filled;
+use self::schedule::{Place, Schedule};
 use crate::{
-    Code, Config, Event, OpenError, ReadOutcome, Reason, StreamError, StreamId,
-    flow::Credit,
+    Code, Event, OpenError, Priority, ReadOutcome, Reason, StreamError, StreamId, config,
+    flow::{Credit, SharedAllowance},
     frame::Settings,
     limits,
     ranges::RangeSet,
@@ -96,8 +100,7 @@ struct Stream {
     life: Life,
     /// The header of our OPEN, until it has arrived.
     header: Option<Box<[u8]>>,
-    /// Is in `ready`.
-    queued: bool,
+    place: Place,
     /// Is in `starved`.
     starved: bool,
 }
@@ -109,32 +112,48 @@ pub(crate) struct Counts {
     pub(crate) again: u64,
 }
 
+/// What only a channel that is not idle needs to remember about its streams.
+#[derive(Debug, Default)]
+struct Busy {
+    /// Streams with something to send, in turn.
+    ready: Schedule,
+    /// Streams that wait for the channel's credit.
+    starved: Vec<StreamId>,
+    /// Which of the peer's streams below `remote_next` were never seen.
+    skipped: RangeSet,
+}
+
+impl Busy {
+    fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.starved.is_empty() && self.skipped.is_empty()
+    }
+}
+
 /// The streams of one channel.
 #[derive(Debug)]
 pub(crate) struct Streams {
     initiator: bool,
-    stream_window: u64,
-    send_buffer: usize,
-    max_streams: u64,
+    config: Arc<config::Settings>,
+    /// What all streams buffer together.
+    buffered: usize,
     map: BTreeMap<StreamId, Box<Stream>>,
-    /// Streams with something to send, in turn.
-    ready: VecDeque<StreamId>,
-    /// Streams that wait for the channel's credit.
-    starved: Vec<StreamId>,
+    /// Nothing in it while the channel is idle.
+    busy: Option<Box<Busy>>,
     /// How many streams this side opened, and may open.
     local_next: u64,
     local_max: u64,
     /// `open` was refused for want of `local_max`.
     wants_streams: bool,
-    /// Streams of the peer: the lowest never seen, how many it may open, how
-    /// many are over, and which below `remote_next` were never seen.
+    /// Streams of the peer: the lowest never seen, how many it may open, and how
+    /// many are over.
     remote_next: u64,
     remote_max: u64,
     remote_over: u64,
-    skipped: RangeSet,
     /// What the peer allows each stream to begin with, and all together.
     initial_credit: u64,
     credit: Credit,
+    /// What bulk transfers leave of it to others.
+    reserve: u64,
     shared: Shared,
     owes_max_data: bool,
     owes_max_streams: bool,
@@ -142,25 +161,30 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    pub(crate) fn new(config: &Config, initiator: bool) -> Self {
+    pub(crate) fn new(config: &Arc<config::Settings>, initiator: bool) -> Self {
         Self {
             initiator,
-            stream_window: config.stream_window,
-            send_buffer: config.send_buffer,
-            max_streams: config.max_streams,
+            config: Arc::clone(config),
+            buffered: 0,
             map: BTreeMap::new(),
-            ready: VecDeque::new(),
-            starved: Vec::new(),
+            busy: None,
             local_next: 0,
             local_max: 0,
             wants_streams: false,
             remote_next: 0,
             remote_max: config.max_streams,
             remote_over: 0,
-            skipped: RangeSet::default(),
             initial_credit: 0,
             credit: Credit::default(),
-            shared: Shared::new(config.session_window),
+            reserve: 0,
+            shared: Shared::new(
+                SharedAllowance::new(
+                    config.session_window,
+                    config.session_window_max,
+                    config.session_memory,
+                ),
+                config.session_memory / 2,
+            ),
             owes_max_data: false,
             owes_max_streams: false,
             counts: Counts::default(),
@@ -169,7 +193,7 @@ impl Streams {
 
     /// Gives back what empty buffers and lists hold.
     pub(crate) fn release_memory(&mut self) {
-        self.ready.shrink_to_fit();
+        self.busy.take_if(|busy| busy.is_empty());
         for stream in self.map.values_mut() {
             stream.send.release_memory();
             stream.recv.release_memory();
@@ -177,7 +201,7 @@ impl Streams {
     }
 
     /// What to tell the peer at the start.
-    pub(crate) fn settings(config: &Config) -> Settings {
+    pub(crate) fn settings(config: &config::Settings) -> Settings {
         Settings {
             max_data: config.session_window,
             max_stream_data: config.stream_window,
@@ -187,7 +211,7 @@ impl Streams {
 
     /// Bytes of stream data that came in for the first time.
     pub(crate) fn received(&self) -> u64 {
-        self.shared.received
+        self.shared.allowance.received()
     }
 
     /// How many streams exist at the moment.
@@ -243,7 +267,9 @@ impl Streams {
             return;
         };
         stream.life = Life::Abandoned;
+        self.buffered -= stream.send.buffered();
         stream.owes.reset |= stream.send.reset(reason);
+        self.buffered += stream.send.buffered();
         stream.owes.stop |= stream.recv.stop(reason, &mut self.shared);
         self.enqueue(id);
         self.settle(id);
@@ -276,11 +302,24 @@ impl Streams {
         if !stream.send.is_open() {
             return Err(StreamError::Ended);
         }
-        let taken = stream.send.write(data, self.send_buffer);
+        let (least, most) = (self.config.send_buffer, self.config.send_buffer_max);
+        let limit = stream.send.limit(least, most);
+        // Within the bound of all together, of which each has its least.
+        let left = self.config.send_memory.saturating_sub(self.buffered);
+        let together = (stream.send.buffered() + left).max(limits::MIN_SEND_BUFFER);
+        let taken = stream.send.write(data, limit.min(together));
+        self.buffered += taken;
         if taken > 0 {
             self.enqueue(id);
         }
         Ok(taken)
+    }
+
+    pub(crate) fn set_priority(&mut self, id: StreamId, priority: Priority) {
+        if let Some(stream) = self.map.get_mut(&id) {
+            // From its next turn on, if it is waiting for one.
+            stream.place.priority = priority;
+        }
     }
 
     pub(crate) fn read(&mut self, id: StreamId) -> Result<ReadOutcome, StreamError> {
@@ -311,11 +350,11 @@ impl Streams {
     fn fresh(&self, life: Life) -> Box<Stream> {
         Box::new(Stream {
             send: SendHalf::new(self.initial_credit),
-            recv: RecvHalf::new(self.stream_window),
+            recv: RecvHalf::new(self.config.stream_window, self.config.stream_window_max),
             owes: Owes::default(),
             life,
             header: None,
-            queued: false,
+            place: Place::default(),
             starved: false,
         })
     }
@@ -345,12 +384,19 @@ impl Streams {
                 return Err(Violation::flow("more streams than were allowed"));
             }
             if index >= self.remote_next {
-                self.skipped.insert(self.remote_next..index + 1);
+                // Those in between are still to come.
+                if index > self.remote_next {
+                    let between = self.remote_next..index;
+                    self.busy.get_or_insert_default().skipped.insert(between);
+                }
                 self.remote_next = index + 1;
                 self.give_streams_back();
-            }
-            if self.skipped.contains(index) {
-                self.skipped.remove(index..index + 1);
+                let stream = self.fresh(Life::Unopened);
+                self.map.insert(id, stream);
+            } else if let Some(busy) = &mut self.busy
+                && busy.skipped.contains(index)
+            {
+                busy.skipped.remove(index..index + 1);
                 let stream = self.fresh(Life::Unopened);
                 self.map.insert(id, stream);
             }
@@ -367,24 +413,22 @@ impl Streams {
     }
 
     fn enqueue(&mut self, id: StreamId) {
-        if let Some(stream) = self.map.get_mut(&id)
-            && !stream.queued
-        {
-            stream.queued = true;
-            self.ready.push_back(id);
+        if let Some(stream) = self.map.get_mut(&id) {
+            let is_bulk = stream.send.is_bulk();
+            let busy = self.busy.get_or_insert_default();
+            busy.ready.add(id, &mut stream.place, is_bulk);
         }
     }
 
     /// Forgets a stream of which both halves are over.
     fn settle(&mut self, id: StreamId) {
-        let over = self
-            .map
-            .get(&id)
-            .is_some_and(|stream| stream.send.is_over() && stream.recv.is_over());
+        let over = self.map.get(&id).is_some_and(|stream| stream.is_over());
         if !over {
             return;
         }
-        self.map.remove(&id);
+        if let Some(stream) = self.map.remove(&id) {
+            self.shared.growth += stream.recv.grown();
+        }
         if !self.is_ours(id) {
             self.remote_over += 1;
             self.give_streams_back();
@@ -394,8 +438,8 @@ impl Streams {
     /// Lets the peer open as many streams as are over: a quarter of all at a
     /// time, or each by itself while it is short of them and waits.
     fn give_streams_back(&mut self) {
-        let max = self.remote_over + self.max_streams;
-        let quarter = (self.max_streams / 4).max(1);
+        let max = self.remote_over + self.config.max_streams;
+        let quarter = (self.config.max_streams / 4).max(1);
         let back = max - self.remote_max;
         let is_short = self.remote_max - self.remote_next < quarter;
         if back >= quarter || (back > 0 && is_short) {
@@ -406,6 +450,12 @@ impl Streams {
 }
 
 impl Stream {
+    /// Nothing is left to do. Not before our OPEN has arrived: all else may
+    /// have, and the peer would hold it without ever being told.
+    fn is_over(&self) -> bool {
+        self.send.is_over() && self.recv.is_over() && self.header.is_none()
+    }
+
     fn accepted(&mut self, id: StreamId, events: &mut VecDeque<Event>) {
         if self.life == Life::Asked {
             self.life = Life::Live;

@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 use super::{Counts, Stream, Streams};
 use crate::{
     Event, StreamId,
-    flow::Credit,
+    flow::{Credit, Pace},
     frame::{self, Frame},
     limits,
     recovery::{Cargo, Carried, Fate},
@@ -16,17 +18,10 @@ use crate::{
 const FRAME_MAX: usize = limits::MAX_OPEN_HEADER + 16;
 const SMALL_FRAME_MAX: usize = limits::MAX_REASON + 32;
 const STREAM_HEADER_MAX: usize = 24;
-/// Less data than this is not worth a STREAM frame at the end of a record.
-const MIN_PIECE: usize = 64;
-
-/// What became of a record that was being filled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Filled {
-    /// There may be more for the next record.
-    Full,
-    /// All that can be sent now is in it.
-    Drained,
-}
+/// Less data than this is not worth a STREAM frame at the end of a record: a
+/// full piece stands alone, so that it is sealed from where it lies and handed
+/// on as it came.
+const MIN_PIECE: usize = 1024;
 
 impl Streams {
     /// Something that belongs to streams arrived or was lost.
@@ -60,6 +55,7 @@ impl Streams {
                 if let Some(stream) = self.map.get_mut(&id) {
                     stream.header = None;
                     stream.owes.open = false;
+                    self.settle(id);
                 }
             }
             (Carried::Reset(id), Fate::Arrived) => {
@@ -94,7 +90,12 @@ impl Streams {
                 Fate::Arrived,
             )
             | (
-                Carried::Hello | Carried::Settings | Carried::Ping | Carried::Ack(_),
+                Carried::Hello
+                | Carried::Settings
+                | Carried::Ping
+                | Carried::Renew
+                | Carried::RenewRequest
+                | Carried::Ack(_),
                 Fate::Arrived | Fate::Lost,
             ) => {}
         }
@@ -111,12 +112,16 @@ impl Streams {
         let Some(stream) = self.map.get_mut(&id) else {
             return;
         };
+        self.buffered -= stream.send.buffered();
         let finished = stream.send.on_arrived(offset, length, fin);
+        self.buffered += stream.send.buffered();
         if stream.life.is_told() {
             if finished {
                 events.push_back(Event::Finished(id));
             }
-            if stream.send.take_writable(self.send_buffer) {
+            let (least, most) = (self.config.send_buffer, self.config.send_buffer_max);
+            let limit = stream.send.limit(least, most);
+            if stream.send.take_writable(limit) {
                 events.push_back(Event::Writable(id));
             }
         }
@@ -134,46 +139,68 @@ impl Streams {
 
     /// Whether there is anything to put into a record.
     pub(crate) fn wants_to_send(&self) -> bool {
-        !self.ready.is_empty() || self.owes_max_data || self.owes_max_streams || self.shared.raise
+        self.busy
+            .as_ref()
+            .is_some_and(|busy| !busy.ready.is_empty())
+            || self.owes_max_data
+            || self.owes_max_streams
+            || self.shared.allowance.wants_raise()
     }
 
-    /// Appends frames until `out` has `end` bytes or there is nothing left.
-    pub(crate) fn fill(&mut self, out: &mut Vec<u8>, end: usize, cargo: &mut Cargo) -> Filled {
+    /// Appends frames until `out` has `end` bytes or there is nothing left. The
+    /// answer is the data of the last one, where it need not be copied.
+    pub(crate) fn fill(
+        &mut self,
+        out: &mut Vec<u8>,
+        end: usize,
+        cargo: &mut Cargo,
+        pace: Pace,
+    ) -> Bytes {
         if end - out.len() < SMALL_FRAME_MAX {
-            return Filled::Full;
+            return Bytes::new();
         }
-        if core::mem::take(&mut self.shared.raise) || core::mem::take(&mut self.owes_max_data) {
-            self.owes_max_data = false;
-            Frame::MaxData(self.shared.allowance.raise()).put(out);
+        if core::mem::take(&mut self.owes_max_data) || self.shared.allowance.wants_raise() {
+            Frame::MaxData(self.shared.allowance.raise(pace)).put(out);
             cargo.push(Carried::MaxData);
         }
         if core::mem::take(&mut self.owes_max_streams) {
             Frame::MaxStreams(self.remote_max).put(out);
             cargo.push(Carried::MaxStreams);
         }
-        while let Some(id) = self.ready.pop_front() {
+        let Some(busy) = &mut self.busy else {
+            return Bytes::new();
+        };
+        while let Some(turn) = busy.ready.next() {
+            let id = turn.stream;
             let Some(stream) = self.map.get_mut(&id) else {
                 continue;
             };
-            match stream.fill(id, out, end, cargo, &mut self.credit, &mut self.counts) {
-                StreamFilled::Done => stream.queued = false,
-                StreamFilled::Starved => {
-                    stream.queued = false;
-                    if !core::mem::replace(&mut stream.starved, true) {
-                        self.starved.push(id);
-                    }
-                }
-                StreamFilled::NoRoomForControl => {
-                    self.ready.push_front(id);
-                    return Filled::Full;
-                }
-                StreamFilled::More => {
-                    self.ready.push_back(id);
-                    return Filled::Full;
-                }
+            let before = out.len();
+            let mut common = Common {
+                end,
+                pace,
+                reserve: self.reserve,
+                credit: &mut self.credit,
+                growth: &mut self.shared.growth,
+                counts: &mut self.counts,
+            };
+            let filled = stream.fill(id, out, cargo, &mut common);
+            let (more, is_starved, data) = match filled {
+                StreamFilled::Done => (false, false, Bytes::new()),
+                StreamFilled::Starved => (false, true, Bytes::new()),
+                StreamFilled::More => (true, false, Bytes::new()),
+                StreamFilled::Ends(data) => (true, false, data),
+            };
+            let sent = out.len() - before + data.len();
+            busy.ready.settle(turn, &mut stream.place, sent, more);
+            if is_starved && !core::mem::replace(&mut stream.starved, true) {
+                busy.starved.push(id);
+            }
+            if more {
+                return data;
             }
         }
-        Filled::Drained
+        Bytes::new()
     }
 }
 
@@ -184,8 +211,19 @@ enum StreamFilled {
     Starved,
     /// The record is full.
     More,
-    /// The record has no room for a control frame that must come first.
-    NoRoomForControl,
+    /// The record is full, and ends with this data.
+    Ends(Bytes),
+}
+
+/// What the streams of a channel have in common when they fill a record.
+struct Common<'a> {
+    /// Where the record ends.
+    end: usize,
+    pace: Pace,
+    reserve: u64,
+    credit: &'a mut Credit,
+    growth: &'a mut u64,
+    counts: &'a mut Counts,
 }
 
 impl Stream {
@@ -193,32 +231,31 @@ impl Stream {
         &mut self,
         id: StreamId,
         out: &mut Vec<u8>,
-        end: usize,
         cargo: &mut Cargo,
-        credit: &mut Credit,
-        counts: &mut Counts,
+        common: &mut Common<'_>,
     ) -> StreamFilled {
-        if !self.fill_control(id, out, end, cargo) {
-            return StreamFilled::NoRoomForControl;
+        let Common { end, reserve, .. } = *common;
+        if !self.fill_control(id, out, cargo, common) {
+            return StreamFilled::More;
         }
         loop {
             let room = (end - out.len()).saturating_sub(STREAM_HEADER_MAX);
             if room < MIN_PIECE {
                 return StreamFilled::More;
             }
-            let piece = match self
-                .send
-                .next_piece(room.min(limits::MAX_STREAM_DATA), credit)
-            {
+            let piece = match self.send.next_piece(
+                room.min(limits::MAX_STREAM_DATA),
+                common.credit,
+                reserve,
+            ) {
                 Ok(piece) => piece,
                 Err(NoPiece::Nothing | NoPiece::StreamCredit) => return StreamFilled::Done,
                 Err(NoPiece::ChannelCredit) => return StreamFilled::Starved,
             };
             frame::put_stream_header(out, id, piece.offset, piece.fin, piece.length);
-            self.send.copy_out(piece, out);
             match piece.again {
-                true => counts.again += piece.length as u64,
-                false => counts.out += piece.length as u64,
+                true => common.counts.again += piece.length as u64,
+                false => common.counts.out += piece.length as u64,
             }
             cargo.push(Carried::Stream {
                 stream: id,
@@ -226,6 +263,12 @@ impl Stream {
                 length: piece.length as u32,
                 fin: piece.fin,
             });
+            if room - piece.length < MIN_PIECE
+                && let Some(data) = self.send.slice(piece)
+            {
+                return StreamFilled::Ends(data);
+            }
+            self.send.copy_out(piece, out);
         }
     }
 
@@ -234,13 +277,14 @@ impl Stream {
         &mut self,
         id: StreamId,
         out: &mut Vec<u8>,
-        end: usize,
         cargo: &mut Cargo,
+        common: &mut Common<'_>,
     ) -> bool {
+        let end = common.end;
         if self.owes.open {
             let Some(header) = &self.header else {
                 self.owes.open = false;
-                return self.fill_control(id, out, end, cargo);
+                return self.fill_control(id, out, cargo, common);
             };
             if end - out.len() < FRAME_MAX {
                 return false;
@@ -281,7 +325,7 @@ impl Stream {
             cargo.push(Carried::Stop(id));
         }
         if self.recv.wants_raise() {
-            let max = self.recv.raise();
+            let max = self.recv.raise(common.pace, common.growth);
             Frame::MaxStreamData { stream: id, max }.put(out);
             cargo.push(Carried::MaxStreamData(id));
         }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::{Life, Streams, Violation};
-use crate::{Code, Event, Reason, StreamId, frame::Settings, recv::Taken};
+use crate::{Code, Event, Reason, StreamId, frame::Settings, limits, recv::Taken};
 
 impl Streams {
     pub(crate) fn on_settings(&mut self, settings: Settings, events: &mut VecDeque<Event>) {
@@ -14,6 +14,7 @@ impl Streams {
         for id in ids {
             self.on_max_stream_data_known(id, settings.max_stream_data);
         }
+        self.reserve = (settings.max_data / 8).min(limits::MAX_RESERVE);
         self.on_max_data(settings.max_data);
         self.on_max_streams(settings.max_streams, events);
     }
@@ -33,7 +34,7 @@ impl Streams {
         if stream.life != Life::Unopened {
             return Ok(());
         }
-        if stream.recv.is_over() || !stream.send.is_open() {
+        if stream.recv.is_over() {
             // The peer has given it up before it was seen.
             stream.life = Life::Abandoned;
             let reason = Reason::new(Code::DONE, "the stream was reset before it was opened");
@@ -47,6 +48,11 @@ impl Streams {
             stream: id,
             header: header.to_vec(),
         });
+        // A STOP that overtook the OPEN: the other half goes on.
+        if let Some((_, reason)) = stream.send.reset_frame() {
+            let reason = reason.clone();
+            events.push_back(Event::Stopped { stream: id, reason });
+        }
         Ok(())
     }
 
@@ -122,11 +128,13 @@ impl Streams {
         let Some(stream) = self.incoming(id)? else {
             return Ok(());
         };
+        let buffered = stream.send.buffered();
         if stream.send.reset(&reason) {
             stream.owes.reset = true;
             if stream.life.is_told() {
                 events.push_back(Event::Stopped { stream: id, reason });
             }
+            self.buffered -= buffered;
             self.enqueue(id);
         }
         Ok(())
@@ -134,7 +142,8 @@ impl Streams {
 
     pub(crate) fn on_max_data(&mut self, max: u64) {
         if self.credit.raise(max) {
-            for id in core::mem::take(&mut self.starved) {
+            let starved = self.busy.as_mut().map(|busy| &mut busy.starved);
+            for id in starved.map(core::mem::take).unwrap_or_default() {
                 if let Some(stream) = self.map.get_mut(&id) {
                     stream.starved = false;
                     self.enqueue(id);

@@ -5,11 +5,11 @@ use proptest::prelude::*;
 
 use super::{Duo, End};
 use crate::{
-    Channel, ClosedBy, Code, Config, CreateError, Event, OpenError, Reason, StaticSecret, Time,
+    Channel, ClosedBy, Code, Config, CreateError, Event, OpenError, PathId, Reason, StaticSecret,
+    Time,
     crypto::{self, KemKey},
     handshake::{Initiator, Responder},
     limits,
-    packet::FirstHeader,
 };
 
 fn fresh() -> Duo {
@@ -31,7 +31,7 @@ fn up_to(number: u8) -> (Duo, BytesMut) {
                 if packet[0] == number {
                     return (duo, packet);
                 }
-                to.channel.handle_input(duo.now, packet);
+                to.channel.handle_input(duo.now, PathId::FIRST, packet);
             }
         }
     }
@@ -92,7 +92,9 @@ fn a_bit_changed_anywhere_ends_the_handshake() {
             let (mut duo, mut packet) = up_to(number);
             packet[at] ^= 0x10;
             let now = duo.now;
-            receiver(&mut duo, number).channel.handle_input(now, packet);
+            receiver(&mut duo, number)
+                .channel
+                .handle_input(now, PathId::FIRST, packet);
             duo.run();
             let ready = duo.a.channel.is_ready() || duo.b.channel.is_ready();
             assert!(!ready, "message {number}, byte {at}");
@@ -116,7 +118,9 @@ fn a_handshake_message_cut_anywhere_ends_the_handshake() {
             let (mut duo, mut packet) = up_to(number);
             packet.truncate(cut);
             let now = duo.now;
-            receiver(&mut duo, number).channel.handle_input(now, packet);
+            receiver(&mut duo, number)
+                .channel
+                .handle_input(now, PathId::FIRST, packet);
             duo.run();
             let ready = duo.a.channel.is_ready() || duo.b.channel.is_ready();
             assert!(!ready, "message {number} cut at {cut}");
@@ -124,7 +128,9 @@ fn a_handshake_message_cut_anywhere_ends_the_handshake() {
         let (mut duo, mut packet) = up_to(number);
         packet.extend_from_slice(&[0; 5000]);
         let now = duo.now;
-        receiver(&mut duo, number).channel.handle_input(now, packet);
+        receiver(&mut duo, number)
+            .channel
+            .handle_input(now, PathId::FIRST, packet);
         duo.run();
         assert!(!duo.a.channel.is_ready() && !duo.b.channel.is_ready());
     }
@@ -134,7 +140,7 @@ fn a_handshake_message_cut_anywhere_ends_the_handshake() {
 fn a_forged_third_message_ends_only_its_own_handshake() {
     let (mut duo, mut packet) = up_to(3);
     packet[20] ^= 1;
-    duo.b.channel.handle_input(duo.now, packet);
+    duo.b.channel.handle_input(duo.now, PathId::FIRST, packet);
     duo.b.drain(duo.now);
     let (by, reason) = duo.b.closed().unwrap();
     assert_eq!(
@@ -154,7 +160,7 @@ fn a_repeated_message_is_answered_with_the_same_answer() {
         other.a.out.pop_front().unwrap()
     };
     // Another message 1 gets no answer at all.
-    duo.b.channel.handle_input(duo.now, first);
+    duo.b.channel.handle_input(duo.now, PathId::FIRST, first);
     duo.b.drain(duo.now);
     assert!(duo.b.out.is_empty());
     assert_eq!(duo.b.channel.stats().dropped_unexpected, 1);
@@ -163,10 +169,10 @@ fn a_repeated_message_is_answered_with_the_same_answer() {
     duo.a.channel.handle_timeout(duo.now);
     duo.a.drain(duo.now);
     let again = duo.a.out.pop_front().unwrap();
-    duo.b.channel.handle_input(duo.now, again);
+    duo.b.channel.handle_input(duo.now, PathId::FIRST, again);
     duo.b.drain(duo.now);
     assert_eq!(duo.b.out.pop_front().unwrap(), second);
-    duo.a.channel.handle_input(duo.now, second);
+    duo.a.channel.handle_input(duo.now, PathId::FIRST, second);
     duo.run();
     assert!(duo.a.channel.is_ready() && duo.b.channel.is_ready());
 }
@@ -174,18 +180,16 @@ fn a_repeated_message_is_answered_with_the_same_answer() {
 #[test]
 fn hellos_have_a_limit_at_both_ends() {
     let secret = StaticSecret::from_bytes([1; 32]);
-    let header = FirstHeader {
-        purpose: 0,
-        dialled: "b",
-    };
     for (length, fits) in [(limits::MAX_HELLO, true), (limits::MAX_HELLO + 1, false)] {
         let hello = vec![7; length];
         let start = |seed| {
             let kem = KemKey::generate().unwrap();
-            Initiator::start(&secret, &[seed; 32], kem, &header).unwrap()
+            Initiator::start(&secret, &[seed; 32], kem, b"prologue", Vec::new()).unwrap()
         };
         let answer = |first: &[u8], hello: &[u8]| {
-            Responder::answer(&secret, &[9; 32], first, hello, crypto::encapsulate).unwrap()
+            let (seed, out) = ([9; 32], Vec::new());
+            let kem = crypto::encapsulate;
+            Responder::answer(&secret, &seed, b"prologue", first, hello, out, kem).unwrap()
         };
         let (initiator, first) = start(1);
         let (_, second) = answer(&first, &hello);
@@ -194,8 +198,8 @@ fn hellos_have_a_limit_at_both_ends() {
         let (initiator, first) = start(2);
         let (responder, second) = answer(&first, b"");
         let (checking, _) = initiator.read_second(&second).ok().unwrap();
-        let (third, _) = checking.write_third(&hello).ok().unwrap();
-        assert_eq!(responder.read_third(&third).is_ok(), fits);
+        let (third, _) = checking.write_third(&hello, Vec::new(), None).ok().unwrap();
+        assert_eq!(responder.read_third(&third, None).is_ok(), fits);
 
         let mut duo = Duo::new(Config::new(), Config::new());
         duo.a.admits = false;
@@ -235,7 +239,7 @@ fn nothing_can_be_opened_before_both_have_been_admitted() {
     open.put(&mut text);
     for _ in 0..100 {
         let record = duo.a.channel.seal_raw(&text).unwrap();
-        duo.b.channel.handle_input(duo.now, record);
+        duo.b.channel.handle_input(duo.now, PathId::FIRST, record);
     }
     duo.b.drain(duo.now);
     assert_eq!(duo.b.channel.streams(), 0);
@@ -259,14 +263,14 @@ fn what_comes_while_the_hello_is_looked_at_is_not_lost() {
     duo.a.channel.proceed(duo.now, b"full a".to_vec());
     duo.a.drain(duo.now);
     for packet in duo.a.out.drain(..) {
-        duo.b.channel.handle_input(duo.now, packet);
+        duo.b.channel.handle_input(duo.now, PathId::FIRST, packet);
     }
     duo.b.drain(duo.now);
     duo.b.channel.open(duo.now, b"at once".to_vec()).unwrap();
     duo.b.drain(duo.now);
     assert_eq!(duo.b.out.len(), 2);
     for packet in duo.b.out.drain(..) {
-        duo.a.channel.handle_input(duo.now, packet);
+        duo.a.channel.handle_input(duo.now, PathId::FIRST, packet);
     }
     duo.a.drain(duo.now);
     assert!(!duo.a.channel.is_ready());
@@ -301,6 +305,31 @@ fn a_handshake_that_hangs_is_given_up() {
     }
 }
 
+/// The other end may be ready, and would wait for the idle timeout.
+#[test]
+fn whoever_gives_up_with_keys_says_so() {
+    let mut duo = fresh();
+    duo.b.admits = false;
+    duo.run();
+    let later = duo.now + Time::from_secs(11);
+    duo.b.channel.handle_timeout(later);
+    duo.run();
+    let heard = duo.a.closed().map(|(by, reason)| (by, reason.code));
+    assert_eq!(heard, Some((ClosedBy::Peer, Code::HANDSHAKE_TIMEOUT)));
+}
+
+#[test]
+fn whoever_gives_up_without_keys_sends_nothing() {
+    let mut duo = fresh();
+    duo.a.admits = false;
+    duo.run();
+    let later = duo.now + Time::from_secs(11);
+    duo.a.channel.handle_timeout(later);
+    duo.a.drain(later);
+    assert_eq!(duo.a.closed().unwrap().1.code, Code::HANDSHAKE_TIMEOUT);
+    assert_eq!(duo.a.out.len(), 0);
+}
+
 #[test]
 fn an_initiator_without_an_answer_asks_again_and_then_gives_up() {
     let mut duo = fresh();
@@ -318,7 +347,7 @@ fn an_initiator_without_an_answer_asks_again_and_then_gives_up() {
 fn another_version_is_named_in_the_refusal() {
     let (mut duo, mut packet) = up_to(1);
     packet[1] = 2;
-    duo.b.channel.handle_input(duo.now, packet);
+    duo.b.channel.handle_input(duo.now, PathId::FIRST, packet);
     duo.b.drain(duo.now);
     assert!(duo.b.closed().unwrap().1.text.contains("version 2"));
 }
@@ -334,8 +363,8 @@ proptest! {
         let (mut duo, _) = up_to(number);
         for (kind, mut bytes) in packets {
             bytes.insert(0, kind);
-            duo.a.channel.handle_input(duo.now, BytesMut::from(&bytes[..]));
-            duo.b.channel.handle_input(duo.now, BytesMut::from(&bytes[..]));
+            duo.a.channel.handle_input(duo.now, PathId::FIRST, BytesMut::from(&bytes[..]));
+            duo.b.channel.handle_input(duo.now, PathId::FIRST, BytesMut::from(&bytes[..]));
         }
         duo.a.drain(duo.now);
         duo.b.drain(duo.now);

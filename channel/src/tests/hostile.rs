@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::Duo;
 use crate::{
-    ClosedBy, Code, Config, Event, ReadOutcome, StreamId,
+    ClosedBy, Code, Config, Event, PathId, ReadOutcome, StreamId,
     frame::{Frame, Settings},
     limits, packet,
 };
@@ -176,9 +176,11 @@ fn short_and_long_records_are_counted_and_dropped() {
         let packet = vec![packet::RECORD; length];
         duo.b
             .channel
-            .handle_input(duo.now, BytesMut::from(&packet[..]));
+            .handle_input(duo.now, PathId::FIRST, BytesMut::from(&packet[..]));
     }
-    duo.b.channel.handle_input(duo.now, BytesMut::new());
+    duo.b
+        .channel
+        .handle_input(duo.now, PathId::FIRST, BytesMut::new());
     assert_eq!(duo.b.channel.stats().dropped_forged, 63 + 3 + 1);
     duo.run();
     assert!(duo.b.closed().is_none());
@@ -191,7 +193,9 @@ fn a_repeated_record_is_dropped_and_counted() {
     Frame::Datagram(b"once").put(&mut text);
     let record = duo.a.channel.seal_raw(&text).unwrap();
     for _ in 0..3 {
-        duo.b.channel.handle_input(duo.now, record.clone());
+        duo.b
+            .channel
+            .handle_input(duo.now, PathId::FIRST, record.clone());
     }
     duo.b.drain(duo.now);
     assert_eq!(duo.b.events, [Event::Datagram(Bytes::from_static(b"once"))]);
@@ -205,7 +209,7 @@ fn datagrams_that_nobody_fetches_are_bounded() {
     Frame::Datagram(&[1; 1000]).put(&mut text);
     for _ in 0..limits::MAX_DATAGRAMS + 10 {
         let record = duo.a.channel.seal_raw(&text).unwrap();
-        duo.b.channel.handle_input(duo.now, record);
+        duo.b.channel.handle_input(duo.now, PathId::FIRST, record);
     }
     assert_eq!(duo.b.channel.stats().dropped_datagrams, 10);
     duo.b.drain(duo.now);

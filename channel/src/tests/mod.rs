@@ -2,8 +2,11 @@
 //!
 //! No loss here: bad networks are the business of the crate `sim`.
 
+mod fairness;
 mod handshake;
 mod hostile;
+mod paths;
+mod renewal;
 mod streams;
 mod vectors;
 
@@ -11,7 +14,9 @@ use std::collections::VecDeque;
 
 use bytes::BytesMut;
 
-use crate::{Batch, Channel, Config, Event, Output, Reason, StaticSecret, Time, frame::Frame};
+use crate::{
+    Batch, Channel, Config, Event, Output, PathId, Reason, StaticSecret, Time, frame::Frame,
+};
 
 /// One end with what it said, and the packets it wants to send.
 pub(crate) struct End {
@@ -20,6 +25,7 @@ pub(crate) struct End {
     pub(crate) timeout: Option<Time>,
     pub(crate) out: VecDeque<BytesMut>,
     pub(crate) admits: bool,
+    pub(crate) secret: StaticSecret,
 }
 
 /// Two ends and a clock.
@@ -37,8 +43,8 @@ impl Duo {
         let b = Channel::responder(b, &secret(2), [12; 32], b"lean b".to_vec(), now);
         Self {
             now,
-            a: End::new(a),
-            b: End::new(b),
+            a: End::new(a, secret(1)),
+            b: End::new(b, secret(2)),
         }
     }
 
@@ -62,10 +68,10 @@ impl Duo {
                 return;
             }
             for packet in self.a.out.drain(..) {
-                self.b.channel.handle_input(self.now, packet);
+                self.b.channel.handle_input(self.now, PathId::FIRST, packet);
             }
             for packet in self.b.out.drain(..) {
-                self.a.channel.handle_input(self.now, packet);
+                self.a.channel.handle_input(self.now, PathId::FIRST, packet);
             }
         }
     }
@@ -102,19 +108,20 @@ impl Duo {
 
     pub(crate) fn cheat_bytes(&mut self, text: &[u8]) {
         let record = self.a.channel.seal_raw(text).unwrap();
-        self.b.channel.handle_input(self.now, record);
+        self.b.channel.handle_input(self.now, PathId::FIRST, record);
         self.b.drain(self.now);
     }
 }
 
 impl End {
-    fn new(channel: Channel) -> Self {
+    fn new(channel: Channel, secret: StaticSecret) -> Self {
         Self {
             channel,
             events: Vec::new(),
             timeout: None,
             out: VecDeque::new(),
             admits: true,
+            secret,
         }
     }
 
@@ -122,7 +129,7 @@ impl End {
         let mut batch = Batch::new(3);
         loop {
             match self.channel.poll_output(now, &mut batch) {
-                Output::Transmit => {
+                Output::Transmit { .. } => {
                     for packet in batch.packets_mut() {
                         self.out.push_back(BytesMut::from(&packet[3..]));
                     }
@@ -138,6 +145,17 @@ impl End {
                             (false, _) => b"full b",
                         };
                         self.channel.proceed(now, hello.to_vec());
+                    }
+                    match &event {
+                        Event::RenewalDue => self.channel.renew(now, &self.secret).unwrap(),
+                        Event::RenewalAsked if self.admits => self
+                            .channel
+                            .answer_renewal(now, &self.secret, b"b again")
+                            .unwrap(),
+                        Event::RenewalHello { .. } if self.admits => {
+                            self.channel.proceed(now, b"a again".to_vec());
+                        }
+                        _ => {}
                     }
                     self.events.push(event);
                 }

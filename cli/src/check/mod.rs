@@ -137,7 +137,7 @@ async fn trust(cluster: &Cluster, report: &mut Report) -> Result<(), Error> {
         "trust domain {}, root {}",
         trust.domain, trust.root
     ));
-    let list = |addresses: &[fairway_identity::HostPort]| {
+    let list = |addresses: &[fairway_identity::RelayAddress]| {
         addresses
             .iter()
             .map(ToString::to_string)

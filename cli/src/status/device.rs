@@ -45,7 +45,7 @@ pub(super) async fn tell(
         "Attributes",
         &joined(spec.attributes.iter().map(|(k, v)| format!("{k}={v}"))),
     )?;
-    line(out, "Services", &joined(spec.services.clone()))?;
+    line(out, "Services", &services(spec.services.as_deref()))?;
     line(out, "Key", &text(&status.device_key))?;
     line(out, "Credential", &credential(status, now))?;
     line(
@@ -166,6 +166,15 @@ fn write_conditions(
     table.write("  ", out)
 }
 
+/// What the device may offer, of what its own config names.
+fn services(allowed: Option<&[String]>) -> String {
+    match allowed {
+        None => "all that the device's config names".to_owned(),
+        Some([]) => "none".to_owned(),
+        Some(names) => joined(names.iter().cloned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -262,5 +271,12 @@ mod tests {
         for wanted in ["pump-7", "Suspended", "True", "5m ago", "0a0b"] {
             assert!(last.contains(wanted), "{text}");
         }
+    }
+
+    #[test]
+    fn services_left_out_are_not_none() {
+        assert!(services(None).starts_with("all "));
+        assert_eq!(services(Some(&[])), "none");
+        assert_eq!(services(Some(&["a".to_owned(), "b".to_owned()])), "a, b");
     }
 }

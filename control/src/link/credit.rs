@@ -98,6 +98,11 @@ impl ReceiveCredit {
         Some(target)
     }
 
+    /// What the sender may have sent in all by now, at most.
+    pub fn granted(&self) -> u64 {
+        self.granted
+    }
+
     /// For who passes credit through (a relay): the other side granted
     /// `max_bytes`, so that is what the sender here may have. The answer is
     /// whether it is more than before.

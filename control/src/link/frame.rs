@@ -13,7 +13,8 @@
 use bytes::BytesMut;
 use thiserror::Error;
 
-use crate::limits::{LINK_HEADER, LINK_PAYLOAD_MAX};
+use crate::limits::{LINK_DATAGRAM_MAX, LINK_HEADER, LINK_PAYLOAD_MAX};
+use crate::reason::Reason;
 
 /// A circuit on one link.
 ///
@@ -63,14 +64,24 @@ impl std::fmt::Display for CircuitId {
 pub enum FrameKind {
     /// One packet of the circuit's session.
     Data,
+    /// Whoever accepted the connection does not want the link, and says why
+    /// without a session, which would cost what it has not got.
+    Refused,
+    /// One packet of the circuit's session that is never sent again: it may be
+    /// lost, and overtake others. Outside of the circuit's credit.
+    Datagram,
 }
 
 impl FrameKind {
     const DATA: u8 = 0;
+    const REFUSED: u8 = 1;
+    const DATAGRAM: u8 = 2;
 
     fn from_byte(byte: u8) -> Result<Self, FrameError> {
         match byte {
             Self::DATA => Ok(Self::Data),
+            Self::REFUSED => Ok(Self::Refused),
+            Self::DATAGRAM => Ok(Self::Datagram),
             other => Err(FrameError::UnknownType(other)),
         }
     }
@@ -78,7 +89,21 @@ impl FrameKind {
     fn byte(self) -> u8 {
         match self {
             Self::Data => Self::DATA,
+            Self::Refused => Self::REFUSED,
+            Self::Datagram => Self::DATAGRAM,
         }
+    }
+
+    /// Checks the payload's length.
+    fn check(self, length: usize) -> Result<(), FrameError> {
+        let max = match self {
+            Self::Data | Self::Refused => LINK_PAYLOAD_MAX,
+            Self::Datagram => LINK_DATAGRAM_MAX,
+        };
+        if length > max {
+            return Err(FrameError::TooLarge { length, max });
+        }
+        Ok(())
     }
 }
 
@@ -108,9 +133,7 @@ impl Header {
         let [kind, l2, l1, l0, c3, c2, c1, c0] = *head;
         let kind = FrameKind::from_byte(kind)?;
         let length = u32::from_be_bytes([0, l2, l1, l0]) as usize;
-        if length > LINK_PAYLOAD_MAX {
-            return Err(FrameError::TooLarge { length });
-        }
+        kind.check(length)?;
         Ok(Some(Self {
             kind,
             length,
@@ -122,29 +145,33 @@ impl Header {
 /// The header of a frame with `length` bytes of payload.
 ///
 /// # Errors
-/// [`FrameError::TooLarge`] beyond [`LINK_PAYLOAD_MAX`].
+/// [`FrameError::TooLarge`] beyond what a frame of this kind may have.
 pub fn header(
     kind: FrameKind,
     circuit: CircuitId,
     length: usize,
 ) -> Result<[u8; LINK_HEADER], FrameError> {
-    if length > LINK_PAYLOAD_MAX {
-        return Err(FrameError::TooLarge { length });
-    }
+    kind.check(length)?;
     let [_, l2, l1, l0] = (length as u32).to_be_bytes();
     let [c3, c2, c1, c0] = circuit.0.to_be_bytes();
     Ok([kind.byte(), l2, l1, l0, c3, c2, c1, c0])
 }
 
-/// Complete frames of one circuit, one after the other in one buffer.
+/// Complete frames of one kind and circuit, one after the other in one buffer.
 #[derive(Debug)]
 pub struct Run {
+    kind: FrameKind,
     circuit: CircuitId,
     frames: usize,
     bytes: BytesMut,
 }
 
 impl Run {
+    /// What all frames carry.
+    pub fn kind(&self) -> FrameKind {
+        self.kind
+    }
+
     /// The circuit that all frames are of.
     pub fn circuit(&self) -> CircuitId {
         self.circuit
@@ -155,7 +182,7 @@ impl Run {
         self.frames
     }
 
-    /// Bytes of payload without headers: what circuit credit counts.
+    /// Bytes of payload without headers: what circuit credit counts, of DATA.
     pub fn payload_len(&self) -> usize {
         self.bytes.len() - self.frames * LINK_HEADER
     }
@@ -167,6 +194,14 @@ impl Run {
         self.bytes
     }
 
+    /// The first frame's payload, as it lies there.
+    pub fn first_payload(&self) -> &[u8] {
+        match Header::peek(&self.bytes) {
+            Ok(Some(header)) => &self.bytes[LINK_HEADER..header.frame_len()],
+            Ok(None) | Err(_) => &[],
+        }
+    }
+
     /// Takes the first frame's payload off the run; `None` at its end.
     pub fn next_payload(&mut self) -> Option<BytesMut> {
         let header = Header::peek(&self.bytes).ok().flatten()?;
@@ -176,7 +211,7 @@ impl Run {
     }
 }
 
-/// Splits complete frames of one circuit off the front of a read buffer,
+/// Splits complete frames of one kind and circuit off the front of a read buffer,
 /// without copying: as many as lie next to each other, up to `max_bytes` (but
 /// at least one). `None` when the first frame is not complete.
 ///
@@ -189,19 +224,27 @@ pub fn take_run(buffer: &mut BytesMut, max_bytes: usize) -> Result<Option<Run>, 
     if buffer.len() < first.frame_len() {
         return Ok(None);
     }
+    if first.kind == FrameKind::Refused {
+        return Err(refusal_in(&buffer[LINK_HEADER..first.frame_len()]));
+    }
     let mut end = first.frame_len();
     let mut frames = 1;
     // A bad header further on is left for the next call: what came before it
     // is good and its circuit must not lose it.
     while let Ok(Some(next)) = Header::peek(&buffer[end..]) {
         let next_end = end + next.frame_len();
-        if next.circuit != first.circuit || next_end > buffer.len() || next_end > max_bytes {
+        if next.kind != first.kind
+            || next.circuit != first.circuit
+            || next_end > buffer.len()
+            || next_end > max_bytes
+        {
             break;
         }
         end = next_end;
         frames += 1;
     }
     Ok(Some(Run {
+        kind: first.kind,
         circuit: first.circuit,
         frames,
         bytes: buffer.split_to(end),
@@ -223,17 +266,42 @@ pub fn rewrite_circuits(frames: &mut [u8], circuit: CircuitId) {
     );
 }
 
+/// The frame that refuses a link: all that whoever accepted it ever sends.
+pub fn refused_frame(reason: &Reason) -> Vec<u8> {
+    let payload = minicbor::to_vec(reason).expect("encoding into a Vec cannot fail");
+    let head = header(FrameKind::Refused, CircuitId::LINK, payload.len())
+        .expect("a reason is far shorter than a frame can be");
+    [&head[..], &payload].concat()
+}
+
+fn refusal_in(payload: &[u8]) -> FrameError {
+    let reason = minicbor::decode::<Reason>(payload).ok();
+    match reason.filter(|reason| reason.check().is_ok()) {
+        Some(reason) => FrameError::Refused(Box::new(reason)),
+        None => FrameError::Malformed,
+    }
+}
+
 /// The other end of the link sends no frames of ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FrameError {
+    /// The other end does not want the link. Nothing proves who said so: good
+    /// for a log, and for trying elsewhere.
+    #[error("the link was refused: {0}")]
+    Refused(Box<Reason>),
+    /// A refusal without a reason that can be read.
+    #[error("the link was refused without a readable reason")]
+    Malformed,
     /// A reserved type number.
     #[error("link frame of unknown type {0}; the other end is newer or is no Fairway link")]
     UnknownType(u8),
     /// More than one packet can be.
-    #[error("link frame of {length} bytes is larger than the limit of {LINK_PAYLOAD_MAX}")]
+    #[error("link frame of {length} bytes is larger than the limit of {max}")]
     TooLarge {
         /// The length in the header.
         length: usize,
+        /// What a frame of this kind may have.
+        max: usize,
     },
 }
 
@@ -264,13 +332,41 @@ mod tests {
 
     #[test]
     fn what_is_no_frame_is_refused_by_its_header() {
-        let length = LINK_PAYLOAD_MAX + 1;
-        let too_large = header(FrameKind::Data, CircuitId(2), length);
-        assert_eq!(too_large, Err(FrameError::TooLarge { length }));
-        let [_, a, b, c] = (length as u32).to_be_bytes();
-        let head = [0, a, b, c, 0, 0, 0, 2];
-        assert_eq!(Header::peek(&head), Err(FrameError::TooLarge { length }));
+        for (kind, max) in [
+            (FrameKind::Data, LINK_PAYLOAD_MAX),
+            (FrameKind::Datagram, LINK_DATAGRAM_MAX),
+        ] {
+            assert!(header(kind, CircuitId(2), max).is_ok());
+            let length = max + 1;
+            let too_large = FrameError::TooLarge { length, max };
+            assert_eq!(header(kind, CircuitId(2), length), Err(too_large.clone()));
+            let [_, a, b, c] = (length as u32).to_be_bytes();
+            let head = [kind.byte(), a, b, c, 0, 0, 0, 2];
+            assert_eq!(Header::peek(&head), Err(too_large));
+        }
         assert_eq!(Header::peek(&[9; 8]), Err(FrameError::UnknownType(9)));
+    }
+
+    #[test]
+    fn a_refusal_ends_the_link_with_its_reason() {
+        let reason = Reason::new("overloaded", "try another relay");
+        let mut buffer = BytesMut::new();
+        put(&mut buffer, 0, b"good");
+        let whole = refused_frame(&reason);
+        buffer.extend_from_slice(&whole[..whole.len() - 1]);
+        let run = take_run(&mut buffer, usize::MAX).unwrap().unwrap();
+        assert_eq!((run.frames(), run.payload_len()), (1, 4));
+        assert!(take_run(&mut buffer, usize::MAX).unwrap().is_none());
+        buffer.extend_from_slice(&whole[whole.len() - 1..]);
+        assert_eq!(
+            take_run(&mut buffer, usize::MAX).unwrap_err(),
+            FrameError::Refused(Box::new(reason))
+        );
+        let mut empty = BytesMut::from(&[1, 0, 0, 0, 0, 0, 0, 0][..]);
+        assert_eq!(
+            take_run(&mut empty, usize::MAX).unwrap_err(),
+            FrameError::Malformed
+        );
     }
 
     #[test]
@@ -284,6 +380,27 @@ mod tests {
             take_run(&mut buffer, usize::MAX).unwrap_err(),
             FrameError::UnknownType(9)
         );
+    }
+
+    #[test]
+    fn data_and_datagrams_are_runs_of_their_own() {
+        let mut buffer = BytesMut::new();
+        put(&mut buffer, 2, b"data");
+        for _ in 0..2 {
+            let head = header(FrameKind::Datagram, CircuitId(2), 3).unwrap();
+            buffer.extend_from_slice(&head);
+            buffer.extend_from_slice(b"may");
+        }
+        put(&mut buffer, 2, b"more");
+        let mut runs = Vec::new();
+        while let Some(run) = take_run(&mut buffer, usize::MAX).unwrap() {
+            runs.push((run.kind(), run.frames()));
+            // The kind stays with the frames.
+            let header = Header::peek(&run.rewrite(CircuitId(4))).unwrap().unwrap();
+            assert_eq!((header.kind, header.circuit.0), (runs[runs.len() - 1].0, 4));
+        }
+        let (data, datagram) = (FrameKind::Data, FrameKind::Datagram);
+        assert_eq!(runs, [(data, 1), (datagram, 2), (data, 1)]);
     }
 
     #[test]

@@ -22,6 +22,9 @@ pub enum ToRelay {
         /// The names.
         #[cbor(n(0), with = "crate::wire::texts")]
         names: Vec<Address>,
+        /// The registrant's process, the same in every message of a link.
+        #[n(1)]
+        instance: Instance,
     },
     /// No new circuits for these names; open ones go on. No answer.
     #[n(1)]
@@ -41,6 +44,9 @@ pub enum ToRelay {
         /// Whom to join.
         #[cbor(n(1), with = "crate::wire::text")]
         destination: Address,
+        /// Only this process of it will do: its session is there already.
+        #[n(2)]
+        instance: Option<Instance>,
     },
     /// The circuit is over, or an `Incoming` one is not wanted. No answer.
     #[n(3)]
@@ -62,6 +68,14 @@ pub enum ToRelay {
         /// Absolute limit in DATA payload bytes since the circuit began.
         #[n(1)]
         max_bytes: u64,
+    },
+    /// This link is about to go: whoever opened this circuit should open
+    /// another to the same instance, which has a newer link. No answer.
+    #[n(5)]
+    Move {
+        /// The circuit; one that came in.
+        #[n(0)]
+        circuit: CircuitId,
     },
 }
 
@@ -136,14 +150,28 @@ pub enum ToEndpoint {
     /// The relay is going away: move to another, then close this link.
     #[n(7)]
     Drain,
+    /// The other end of this circuit is about to leave it: open another to the
+    /// same instance, move the session, then close this one.
+    #[n(8)]
+    Move {
+        /// The circuit; one that this endpoint opened.
+        #[n(0)]
+        circuit: CircuitId,
+    },
 }
+
+/// A process: what it registers and what sessions learn of it in the handshake
+/// carry the same random number, so that a session finds it again.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Encode, Decode)]
+#[cbor(transparent)]
+pub struct Instance(#[cbor(n(0), with = "minicbor::bytes")] pub [u8; 16]);
 
 impl Message for ToRelay {
     const MAX: usize = LINK_MESSAGE_MAX;
 
     fn check(&self) -> Result<(), Violation> {
         match self {
-            Self::Register { names } | Self::Deregister { names } => {
+            Self::Register { names, .. } | Self::Deregister { names } => {
                 at_most(names, NAMES_MAX, "too many names in one message")
             }
             Self::Open { circuit, .. } => {
@@ -154,7 +182,7 @@ impl Message for ToRelay {
                 }
             }
             Self::Close { circuit, reason } => not_the_link(*circuit).and_then(|()| reason.check()),
-            Self::Credit { circuit, .. } => not_the_link(*circuit),
+            Self::Credit { circuit, .. } | Self::Move { circuit } => not_the_link(*circuit),
         }
     }
 }
@@ -173,7 +201,9 @@ impl Message for ToEndpoint {
                     Err(Violation("a relay opens circuits with odd ids"))
                 }
             }
-            Self::Opened { circuit } | Self::Credit { circuit, .. } => not_the_link(*circuit),
+            Self::Opened { circuit } | Self::Credit { circuit, .. } | Self::Move { circuit } => {
+                not_the_link(*circuit)
+            }
             Self::Refused { circuit, reason } | Self::Closed { circuit, reason } => {
                 not_the_link(*circuit).and_then(|()| reason.check())
             }
@@ -210,17 +240,26 @@ mod tests {
         prop_oneof![even(), odd()]
     }
 
+    fn instance() -> impl Strategy<Value = Instance> {
+        any::<[u8; 16]>().prop_map(Instance)
+    }
+
     fn to_relay() -> impl Strategy<Value = ToRelay> {
         prop_oneof![
-            vec(address(), 0..4).prop_map(|names| ToRelay::Register { names }),
+            (vec(address(), 0..4), instance())
+                .prop_map(|(names, instance)| ToRelay::Register { names, instance }),
             vec(address(), 0..4).prop_map(|names| ToRelay::Deregister { names }),
-            (even(), address()).prop_map(|(circuit, destination)| ToRelay::Open {
-                circuit,
-                destination
-            }),
+            (even(), address(), proptest::option::of(instance())).prop_map(
+                |(circuit, destination, instance)| ToRelay::Open {
+                    circuit,
+                    destination,
+                    instance,
+                }
+            ),
             (circuit(), reason()).prop_map(|(circuit, reason)| ToRelay::Close { circuit, reason }),
             (circuit(), any::<u64>())
                 .prop_map(|(circuit, max_bytes)| ToRelay::Credit { circuit, max_bytes }),
+            circuit().prop_map(|circuit| ToRelay::Move { circuit }),
         ]
     }
 
@@ -241,6 +280,7 @@ mod tests {
             (circuit(), any::<u64>())
                 .prop_map(|(circuit, max_bytes)| ToEndpoint::Credit { circuit, max_bytes }),
             Just(ToEndpoint::Drain),
+            circuit().prop_map(|circuit| ToEndpoint::Move { circuit }),
         ]
     }
 
@@ -279,11 +319,55 @@ mod tests {
             };
             NAMES_MAX
         ];
+        let instance = Instance([0xff; 16]);
         check_codec(&ToRelay::Register {
             names: names.clone(),
+            instance,
         });
-        let too_many = [names, vec![Address::Relay]].concat();
-        assert!(ToRelay::Register { names: too_many }.to_bytes().is_err());
+        let names = [names, vec![Address::Relay]].concat();
+        assert!(ToRelay::Register { names, instance }.to_bytes().is_err());
+    }
+
+    /// Each row: a message and its bytes, as SPEC.md has them.
+    #[test]
+    fn the_bytes_are_as_written() {
+        let instance = Instance([0xab; 16]);
+        let id = format!("50{}", "ab".repeat(16));
+        let name = "x.y.device.fairway.internal";
+        let text = format!("78{:02x}{}", name.len(), hex(name.as_bytes()));
+        let destination: Address = name.parse().unwrap();
+        let open = |instance| ToRelay::Open {
+            circuit: CircuitId(2),
+            destination: destination.clone(),
+            instance,
+        };
+        let names = vec![destination.clone()];
+        let circuit = CircuitId(3);
+        for (message, bytes) in [
+            (
+                ToRelay::Register { names, instance },
+                format!("01820082 81{text}{id}"),
+            ),
+            (open(Some(instance)), format!("01820283 02{text}{id}")),
+            (open(None), format!("01820282 02{text}")),
+            (ToRelay::Move { circuit }, "018205 8103".to_owned()),
+        ] {
+            assert_eq!(hex(&message.to_bytes().unwrap()), bytes.replace(' ', ""));
+        }
+        let moved = ToEndpoint::Move { circuit };
+        assert_eq!(hex(&moved.to_bytes().unwrap()), "0182088103");
+        // Null is as good as missing.
+        let null = unhex(&format!("01820283 02{text}f6").replace(' ', ""));
+        assert_eq!(ToRelay::from_bytes(&null).unwrap(), open(None));
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn unhex(text: &str) -> Vec<u8> {
+        let digits = |at| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+        (0..text.len()).step_by(2).map(digits).collect()
     }
 
     #[test]
@@ -291,6 +375,7 @@ mod tests {
         let open = |id| ToRelay::Open {
             circuit: CircuitId(id),
             destination: Address::Authority,
+            instance: None,
         };
         let incoming = |id| ToEndpoint::Incoming {
             circuit: CircuitId(id),

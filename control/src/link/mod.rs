@@ -15,6 +15,7 @@ pub mod message;
 
 pub use credit::{CreditOverrun, ReceiveCredit, SendCredit};
 pub use frame::{
-    CircuitId, FrameError, FrameKind, Header, Run, header, rewrite_circuits, take_run,
+    CircuitId, FrameError, FrameKind, Header, Run, header, refused_frame, rewrite_circuits,
+    take_run,
 };
-pub use message::{ToEndpoint, ToRelay};
+pub use message::{Instance, ToEndpoint, ToRelay};

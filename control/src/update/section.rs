@@ -1,15 +1,19 @@
 //! The state of an endpoint, cut into sections that change one by one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use fairway_identity::{Address, HostPort, Label, RevocationList, UnixSeconds};
+use fairway_identity::proof::TicketId;
+use fairway_identity::{Address, Label, RelayAddress, RevocationList, UnixSeconds};
 use fairway_policy::PolicySet;
+use minicbor::bytes::ByteArray;
 use minicbor::decode::{self, Decoder};
 use minicbor::encode::{self, Encoder, Write};
 use minicbor::{Decode, Encode};
 
 use super::revocation::WireRevocations;
-use crate::limits::{DOORS_MAX, NAMES_MAX, RELAYS_MAX, TRUST_SET_MAX};
+use crate::limits::{
+    DOORS_MAX, NAMES_MAX, RELAYS_MAX, SERVICE_NAME_MAX, SERVICES_MAX, TICKETS_MAX, TRUST_SET_MAX,
+};
 use crate::policy::WirePolicies;
 use crate::wire::{Violation, at_most};
 
@@ -30,12 +34,17 @@ pub struct State {
     /// Whether the pod is Ready, so that its names may be registered.
     pub ready: bool,
     /// The relays to hold links to, on the ordinary network.
-    pub relays: Vec<HostPort>,
+    pub relays: Vec<RelayAddress>,
     /// The names to register there.
     pub names: Vec<Address>,
     /// A credential issued before this time is stale (an attribute or Service
     /// changed): renew it now rather than at its time.
     pub renew_issued_before: Option<UnixSeconds>,
+    /// The services that a device may offer, of those that its own config
+    /// names; `None`: all of them.
+    pub services: Option<Vec<String>>,
+    /// For relays: the tickets that have not expired.
+    pub tickets: BTreeSet<TicketId>,
 }
 
 /// One port of one Service, and where it leads in the pod.
@@ -71,6 +80,10 @@ pub struct Changed {
     pub names: bool,
     /// `State::renew_issued_before`.
     pub renew_issued_before: bool,
+    /// `State::services`.
+    pub services: bool,
+    /// `State::tickets`.
+    pub tickets: bool,
 }
 
 /// A section's id on the wire.
@@ -84,10 +97,12 @@ pub(super) enum Section {
     Relays = 5,
     Names = 6,
     RenewIssuedBefore = 7,
+    Services = 8,
+    Tickets = 9,
 }
 
 impl Section {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::TrustSet,
         Self::Policies,
         Self::Revocations,
@@ -96,6 +111,8 @@ impl Section {
         Self::Relays,
         Self::Names,
         Self::RenewIssuedBefore,
+        Self::Services,
+        Self::Tickets,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -108,6 +125,8 @@ impl Section {
             Self::Relays => "relays",
             Self::Names => "names",
             Self::RenewIssuedBefore => "renew_issued_before",
+            Self::Services => "services",
+            Self::Tickets => "tickets",
         }
     }
 
@@ -145,6 +164,14 @@ impl Section {
                 Ok(cbor(&texts(&state.names)))
             }
             Self::RenewIssuedBefore => Ok(cbor(&state.renew_issued_before.map(|t| t.0))),
+            Self::Services => check_services(&state.services).map(|()| cbor(&state.services)),
+            Self::Tickets => {
+                if state.tickets.len() > TICKETS_MAX {
+                    return Err(Violation("too many tickets"));
+                }
+                let ids: Vec<ByteArray<16>> = state.tickets.iter().map(|id| id.0.into()).collect();
+                Ok(cbor(&ids))
+            }
         }
     }
 
@@ -166,9 +193,9 @@ impl Section {
             Self::Relays => {
                 let texts: Vec<String> = whole(bytes)?;
                 at_most(&texts, RELAYS_MAX, "too many relays")?;
-                let relays: Result<Vec<HostPort>, _> = texts.iter().map(|t| t.parse()).collect();
-                state.relays =
-                    relays.map_err(|_| Violation("a relay's address is no HOST:PORT"))?;
+                let relays: Result<Vec<RelayAddress>, _> =
+                    texts.iter().map(|t| t.parse()).collect();
+                state.relays = relays.map_err(|_| Violation("a relay's address cannot be read"))?;
             }
             Self::Names => {
                 let texts: Vec<String> = whole(bytes)?;
@@ -179,6 +206,16 @@ impl Section {
             }
             Self::RenewIssuedBefore => {
                 state.renew_issued_before = whole::<Option<u64>>(bytes)?.map(UnixSeconds);
+            }
+            Self::Services => {
+                let services = whole(bytes)?;
+                check_services(&services)?;
+                state.services = services;
+            }
+            Self::Tickets => {
+                let ids: Vec<ByteArray<16>> = whole(bytes)?;
+                at_most(&ids, TICKETS_MAX, "too many tickets")?;
+                state.tickets = ids.into_iter().map(|id| TicketId(*id)).collect();
             }
         }
         Ok(())
@@ -193,6 +230,8 @@ impl Section {
             Self::Doors => state.doors.clear(),
             Self::Ready => state.ready = false,
             Self::Names => state.names.clear(),
+            Self::Services => state.services = Some(Vec::new()),
+            Self::Tickets => state.tickets.clear(),
             // What we had was good; these only help to reach and to be reached.
             Self::TrustSet | Self::Relays | Self::RenewIssuedBefore => {}
         }
@@ -208,6 +247,8 @@ impl Section {
             Self::Relays => changed.relays = true,
             Self::Names => changed.names = true,
             Self::RenewIssuedBefore => changed.renew_issued_before = true,
+            Self::Services => changed.services = true,
+            Self::Tickets => changed.tickets = true,
         }
     }
 }
@@ -282,6 +323,20 @@ fn whole<T: for<'b> Decode<'b, ()>>(bytes: &[u8]) -> Result<T, Unreadable> {
 
 fn texts<T: ToString>(values: &[T]) -> Vec<String> {
     values.iter().map(T::to_string).collect()
+}
+
+fn check_services(services: &Option<Vec<String>>) -> Result<(), Violation> {
+    let Some(services) = services else {
+        return Ok(());
+    };
+    at_most(services, SERVICES_MAX, "too many services")?;
+    if services
+        .iter()
+        .any(|name| name.is_empty() || name.len() > SERVICE_NAME_MAX)
+    {
+        return Err(Violation("a service's name is too short or too long"));
+    }
+    Ok(())
 }
 
 fn check_doors(doors: &[Door]) -> Result<(), Violation> {

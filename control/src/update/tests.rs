@@ -1,7 +1,8 @@
 //! Publisher and subscriber against each other, and the codec of updates.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use fairway_identity::proof::TicketId;
 use fairway_identity::{Address, Revocation, RevocationList, Uid, UnixSeconds};
 use fairway_policy::{Action, CallerRule, Mode, Policy, PolicySet, Protocol};
 use proptest::collection::vec;
@@ -53,6 +54,8 @@ fn state() -> State {
         relays: vec!["relay.example:7440".parse().unwrap()],
         names: vec!["broker.factory.svc.fairway.internal".parse().unwrap()],
         renew_issued_before: Some(UnixSeconds(77)),
+        services: Some(vec!["metrics".to_owned()]),
+        tickets: [TicketId([7; 16])].into(),
     }
 }
 
@@ -65,29 +68,35 @@ fn any_state() -> impl Strategy<Value = State> {
         });
     let lists = (
         vec(door, 0..3),
-        vec(host_port(), 0..3),
+        vec(relay_address(), 0..3),
         vec(address(), 0..3),
     );
     let names = vec("[a-z]{1,8}", 0..3);
+    let services = proptest::option::of(vec("[a-z]{1,15}", 0..3));
     (
         vec(any::<u8>(), 0..20),
         names,
         any::<bool>(),
         lists,
         any::<Option<u64>>(),
+        (services, vec(any::<[u8; 16]>(), 0..3)),
     )
         .prop_map(
-            |(trust_set, names, ready, (doors, relays, addresses), renew)| State {
-                trust_set,
-                policies: PolicySet {
-                    policies: names.iter().map(|name| allow(name)).collect(),
-                },
-                revocations: RevocationList::default(),
-                doors,
-                ready,
-                relays,
-                names: addresses,
-                renew_issued_before: renew.map(UnixSeconds),
+            |(trust_set, names, ready, (doors, relays, addresses), renew, (services, tickets))| {
+                State {
+                    trust_set,
+                    policies: PolicySet {
+                        policies: names.iter().map(|name| allow(name)).collect(),
+                    },
+                    revocations: RevocationList::default(),
+                    doors,
+                    ready,
+                    relays,
+                    names: addresses,
+                    renew_issued_before: renew.map(UnixSeconds),
+                    services,
+                    tickets: tickets.into_iter().map(TicketId).collect(),
+                }
             },
         )
 }
@@ -318,6 +327,20 @@ fn an_unreadable_section_closes_doors_and_only_its_own() {
                 ..state()
             },
         ),
+        (
+            Section::Services,
+            State {
+                services: Some(vec![]),
+                ..state()
+            },
+        ),
+        (
+            Section::Tickets,
+            State {
+                tickets: BTreeSet::new(),
+                ..state()
+            },
+        ),
         (Section::Relays, state()),
     ] {
         let (mut publisher, mut subscriber) = (Publisher::new(1), Subscriber::new());
@@ -408,6 +431,56 @@ fn unknown_sections_are_skipped_and_doubled_ones_refused() {
     assert!(decode(&[&[0xa2][..], &known, &known].concat()).is_err());
 }
 
+/// Bytes as SPEC.md section 5 has them, for implementations in other languages.
+#[test]
+fn vectors_of_the_section_services() {
+    let with = |services: Option<&[&str]>| State {
+        services: services.map(|names| names.iter().map(|&name| name.to_owned()).collect()),
+        ..State::default()
+    };
+    for (services, bytes) in [
+        (None, &[0xf6][..]),
+        (Some(&[][..]), &[0x80]),
+        (Some(&["ssh", "app"][..]), b"\x82\x63ssh\x63app"),
+    ] {
+        let state = with(services);
+        assert_eq!(Section::Services.write(&state).unwrap(), bytes);
+        let mut read = State::default();
+        Section::Services.read(bytes, &mut read).unwrap();
+        assert_eq!(read, state);
+    }
+    for bad in [
+        &b"\x81\x60"[..],
+        b"\x81\x70sixteen-letters-",
+        b"\x81\x01",
+        b"\x80\x80",
+    ] {
+        assert!(
+            Section::Services.read(bad, &mut State::default()).is_err(),
+            "{bad:?}"
+        );
+    }
+    let many = vec!["a".to_owned(); crate::limits::SERVICES_MAX + 1];
+    let state = State {
+        services: Some(many),
+        ..State::default()
+    };
+    assert!(Section::Services.write(&state).is_err());
+}
+
+#[test]
+fn vectors_of_the_section_tickets() {
+    let mut bytes = vec![0x81, 0x50];
+    bytes.extend([7; 16]);
+    assert_eq!(Section::Tickets.write(&state()).unwrap(), bytes);
+    let mut read = State::default();
+    Section::Tickets.read(&bytes, &mut read).unwrap();
+    assert_eq!(read.tickets, state().tickets);
+    for bad in [&b"\x81\x4f"[..], b"\x81\x01", b"\x80\x80", &bytes[..17]] {
+        assert!(Section::Tickets.read(bad, &mut State::default()).is_err());
+    }
+}
+
 #[test]
 fn the_largest_state_fits_into_an_update() {
     let mut revocations = RevocationList::default();
@@ -424,6 +497,9 @@ fn the_largest_state_fits_into_an_update() {
     let full = State {
         revocations,
         names,
+        tickets: (0..crate::limits::TICKETS_MAX as u128)
+            .map(|n| TicketId(n.to_be_bytes()))
+            .collect(),
         ..state()
     };
     let (mut publisher, mut subscriber) = (Publisher::new(1), Subscriber::new());

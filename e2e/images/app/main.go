@@ -1,14 +1,24 @@
 // app is the program that the scenarios run at both ends: it knows nothing of
 // Fairway, answers with what it was sent, and calls others as it is told.
 //
-//	app serve [-http ADDR] [-tcp ADDR]        echo over HTTP (as JSON) and over TCP
+//	app serve [-http ADDR] [-tcp ADDR] [-sink ADDR]
+//	                                          echo over HTTP (as JSON) and over TCP; a sink
 //	app get [-proxy URL] [-H 'K: V'].. URL    one HTTP request; prints "STATUS 200" and the body
 //	app tcp [-connect PROXY] ADDR TEXT        one line over TCP, one line back
 //	app hold [-connect PROXY] [-every 200ms] ADDR
 //	                                          the same over and over until the connection ends
+//	app count [-connect PROXY] [-every 5ms] ADDR
+//	                                          numbered lines to an echo, unasked, until SIGTERM
+//	app transfer [-connect PROXY] [-bytes 100M] [-rate 20M] [-sink] ADDR
+//	                                          so many bytes to an echo or a sink, and a checksum
+//	app radio [-loss 0.2] [-delay 100ms] LISTEN TO
+//	                                          passes on UDP, as badly as it is told
+//	app flood [-for 10s] [-rate 300] tcp:ADDR|udp:ADDR..
+//	                                          garbage, and connections that come to nothing
 //	app idle                                  nothing, until it is told to stop
 //
-// It exits 0 when it got an answer, whatever the status; 1 when it got none.
+// It exits 0 when it got an answer, whatever the status; 1 when it got none, or
+// not the one that it had to be.
 package main
 
 import (
@@ -30,9 +40,12 @@ import (
 )
 
 func main() {
-	verbs := map[string]func([]string) error{"serve": serve, "get": get, "tcp": tcp, "hold": hold, "idle": idle}
+	verbs := map[string]func([]string) error{
+		"serve": serve, "get": get, "tcp": tcp, "hold": hold, "count": count, "transfer": transfer,
+		"radio": radio, "flood": flood, "idle": idle,
+	}
 	if len(os.Args) < 2 || verbs[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: app serve|get|tcp|hold|idle ...")
+		fmt.Fprintln(os.Stderr, "usage: app serve|get|tcp|hold|count|transfer|radio|flood|idle ...")
 		os.Exit(2)
 	}
 	if err := verbs[os.Args[1]](os.Args[2:]); err != nil {
@@ -71,8 +84,9 @@ func serve(args []string) error {
 	flags := flag.NewFlagSet("serve", flag.ExitOnError)
 	httpAddr := flags.String("http", "", "address for HTTP")
 	tcpAddr := flags.String("tcp", "", "address for TCP echo")
+	sinkAddr := flags.String("sink", "", "address for a sink, which says how much came and its SHA-256")
 	flags.Parse(args)
-	failed := make(chan error, 2)
+	failed := make(chan error, 3)
 	if *httpAddr != "" {
 		l, err := net.Listen("tcp", *httpAddr)
 		if err != nil {
@@ -81,13 +95,19 @@ func serve(args []string) error {
 		fmt.Println("http", l.Addr())
 		go func() { failed <- http.Serve(l, http.HandlerFunc(echoHTTP)) }()
 	}
-	if *tcpAddr != "" {
-		l, err := net.Listen("tcp", *tcpAddr)
+	for _, one := range []struct {
+		name, addr string
+		answer     func(*net.TCPConn)
+	}{{"sink", *sinkAddr, sinkTCP}, {"tcp", *tcpAddr, echoTCP}} {
+		if one.addr == "" {
+			continue
+		}
+		l, err := net.Listen("tcp", one.addr)
 		if err != nil {
 			return err
 		}
-		fmt.Println("tcp", l.Addr())
-		go func() { failed <- echoTCP(l) }()
+		fmt.Println(one.name, l.Addr())
+		go func() { failed <- serveTCP(l, one.answer) }()
 	}
 	select {
 	case err := <-failed:
@@ -108,7 +128,7 @@ func echoHTTP(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(Echo{r.Host, r.Method, r.URL.EscapedPath(), r.URL.RawQuery, r.Header, string(body), r.RemoteAddr, server})
 }
 
-func echoTCP(l net.Listener) error {
+func serveTCP(l net.Listener, answer func(*net.TCPConn)) error {
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -116,9 +136,13 @@ func echoTCP(l net.Listener) error {
 		}
 		go func() {
 			defer c.Close()
-			io.Copy(c, c) // half-close passes through: a caller that shuts its side still gets all of it back
+			answer(c.(*net.TCPConn))
 		}()
 	}
+}
+
+func echoTCP(c *net.TCPConn) {
+	io.Copy(c, c) // half-close passes through: a caller that shuts its side still gets all of it back
 }
 
 // === get

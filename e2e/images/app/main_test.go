@@ -41,12 +41,7 @@ func TestRefusalOfAProxySaysWhy(t *testing.T) {
 }
 
 func TestHalfCloseStillGetsAllBack(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	go echoTCP(l)
-	c, err := net.Dial("tcp", l.Addr().String())
+	c, err := net.Dial("tcp", served(t, echoTCP))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,4 +50,16 @@ func TestHalfCloseStillGetsAllBack(t *testing.T) {
 	if got, err := io.ReadAll(c); string(got) != "all of it" {
 		t.Fatal(string(got), err)
 	}
+}
+
+// served answers connections until the test ends, and says where.
+func served(t *testing.T, answer func(*net.TCPConn)) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go serveTCP(l, answer)
+	return l.Addr().String()
 }

@@ -17,8 +17,16 @@ mod wrong_ticket;
 mod job;
 mod uninjected_pod;
 
+mod better_link_returns;
+mod quic_on_a_bad_radio;
+mod roaming;
+mod websocket_through_a_proxy;
+
 mod authority_restart;
+mod drain;
+mod flood;
 mod operator_restart;
+mod relay_killed_under_load;
 mod relay_restart;
 
 mod cli_errors;

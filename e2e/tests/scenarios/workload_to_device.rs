@@ -33,15 +33,16 @@ spec:
             .await?
             .is(403, &["policy-denied"])?;
 
-        // A port that the device does not offer, a device that is not there,
-        // and a host outside of Fairway: each says what it is.
+        // A port that no policy opens (who may not call it does not learn
+        // whether the device offers it), a device that is not there, and a
+        // host outside of Fairway: each says what it is.
         caller
             .get(
                 &s.text("http://pump-7.$NS.device.fairway.internal:22/"),
                 &[],
             )
             .await?
-            .is(502, &["unknown-port"])?;
+            .is(403, &["policy-denied"])?;
         caller
             .get(
                 &s.text("http://pump-8.$NS.device.fairway.internal:8080/"),

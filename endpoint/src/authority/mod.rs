@@ -210,7 +210,12 @@ impl AuthorityClient {
         let local = self.node.anonymous(StaticSecret::from_bytes(*secret));
         let generation = self.node.identity.borrow().generation;
         let dialling = self.node.dial_as(&Address::Authority, local, generation);
-        let conn = bounded(dialling).await??;
+        let told = |error| {
+            self.node
+                .no_link()
+                .map_or(error, AuthorityError::Unreachable)
+        };
+        let conn = bounded(dialling).await.map_err(told)??;
         let gone = || OpenError::SessionClosed(crate::conn::lost("the session ended"));
         let peer = conn.peer().ok_or_else(gone)?;
         Ok(Issuance {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fairway_control::reason;
 use fairway_identity::{Clock, UnixSeconds};
+use fairway_session::{Refusal, code};
 
 use super::{AuthorityClient, Issued};
 use crate::AuthorityError;
@@ -18,6 +20,7 @@ pub(crate) async fn keep_credential(node: Arc<Node>) {
     let mut backoff = Backoff::new(RENEW_BACKOFF_MIN, RENEW_BACKOFF_MAX);
     loop {
         wait_until_due(&node).await;
+        let generation = node.identity.borrow().generation;
         match obtain(&client).await {
             Ok(Obtained::Credential(issued)) => {
                 backoff.reset();
@@ -28,6 +31,13 @@ pub(crate) async fn keep_credential(node: Arc<Node>) {
             Ok(Obtained::Nothing) => return,
             Err(error) => {
                 let wait = failed(&node, &error).max(backoff.next_wait());
+                if let AuthorityError::Refused { reason, text, .. } = &error
+                    && reason == reason::REVOKED
+                {
+                    let revoked = Refusal::new(code::REVOKED, text.clone());
+                    node.credential_refused(generation, &revoked);
+                    node.is_revoked.send_replace(true);
+                }
                 tokio::time::sleep(wait).await;
             }
         }
@@ -72,6 +82,7 @@ fn take_into_use(node: &Arc<Node>, issued: Issued) {
         "new credential"
     );
     node.metrics.renewals.inc();
+    node.is_revoked.send_replace(false);
     node.note(|notes| notes.credential_error = None);
     node.learn_trust(issued.trust);
     node.set_credential(issued.credential.clone());

@@ -58,7 +58,10 @@ async fn watch(
         CredentialSource::Anonymous
         | CredentialSource::Device { .. }
         | CredentialSource::Workload { .. } => {
-            match node.open(&Address::Authority, OpenRequest::control()).await {
+            match node
+                .open(&Address::Authority, OpenRequest::control(), None)
+                .await
+            {
                 Ok(mut stream) => follow(node, &mut stream, subscriber, backoff).await,
                 Err(error) => Err(error.into()),
             }
@@ -102,7 +105,10 @@ fn apply(
     if changed.trust_set {
         learn_trust(node, state);
     }
-    if changed.policies || changed.revocations || changed.doors {
+    if changed.services {
+        tell_services(node, state);
+    }
+    if changed.policies || changed.revocations || changed.doors || changed.services {
         let doors = doors(node, state);
         node.update_rules(|rules| {
             rules.policy = Arc::new(state.policies.clone());
@@ -110,10 +116,14 @@ fn apply(
             rules.doors = Arc::new(doors);
         });
     }
+    if changed.tickets {
+        let tickets = Arc::new(state.tickets.clone());
+        node.update_rules(|rules| rules.tickets = tickets);
+    }
     if changed.names || changed.ready {
         node.set_names(&state.names, state.ready);
     }
-    if changed.relays && !state.relays.is_empty() {
+    if changed.relays && !state.relays.is_empty() && !node.relays_fixed {
         node.relays.send_replace(state.relays.clone());
         node.keep(Keep::Relays(state.relays.clone()));
     }
@@ -147,10 +157,19 @@ fn learn_trust(node: &Arc<Node>, state: &State) {
     }
 }
 
+/// Says which services of the device's config are not offered.
+fn tell_services(node: &Node, state: &State) {
+    let refused = node.services_not_allowed(state.services.as_deref());
+    if !refused.is_empty() {
+        tracing::warn!(event = "services", services = %refused.join(", "), "not offered: spec.services of the DeviceIdentity does not name them");
+    }
+    node.note(|notes| notes.services_not_allowed = refused);
+}
+
 /// What is offered: a workload's Services by the authority, a device's
-/// services by its own config.
+/// services by its own config, as far as the DeviceIdentity allows.
 fn doors(node: &Node, state: &State) -> Doors {
-    let mut doors = node.device_doors();
+    let mut doors = node.device_doors(state.services.as_deref());
     let Some(namespace) = node.namespace() else {
         return doors;
     };

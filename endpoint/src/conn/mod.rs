@@ -1,9 +1,14 @@
-//! One session on one circuit: the lock that streams and the link's driver share.
+//! One session: the lock that streams and the drivers of its circuits share.
 //!
 //! Streams read and write under the lock and leave the sending to the driver:
 //! a write marks the connection as dirty, and the driver's next turn collects
 //! the packets of all dirty connections into one write.
+//!
+//! A session is not bound to a circuit: its `routes` say over which it runs,
+//! `paths` moves it from one to another, and `crate::moving` decides when.
 
+mod paths;
+mod routes;
 mod streams;
 
 use std::collections::BTreeMap;
@@ -13,18 +18,22 @@ use std::task::Waker;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use fairway_channel::{Batch, ReadOutcome, StreamId};
+use fairway_channel::{Batch, PathId, ReadOutcome, StreamId};
+use fairway_control::Reason;
 use fairway_identity::VerifiedTrustSet;
 use fairway_session::{
-    Code, Event, Grant, OpenError, OpenRequest, OpenTarget, Output, PeerInfo, Refusal, Rules,
-    Session, code,
+    ClosedBy, Code, Event, Grant, Local, OpenError, OpenRequest, OpenTarget, Output, PeerInfo,
+    Refusal, Rules, Session, code,
 };
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
+pub(crate) use self::paths::Gone;
+use self::routes::Routes;
 use self::streams::Slot;
 use crate::clock::NodeClock;
 use crate::limits::{ANONYMOUS_SESSION_MAX, SESSION_IDLE};
-use crate::link::LinkShared;
+use crate::link::{Command, LinkKind, LinkShared};
+use crate::node::Node;
 use crate::{Metrics, Stream, StreamError};
 
 /// A session with a peer, and where it runs.
@@ -33,16 +42,34 @@ pub(crate) struct Conn {
     pub(crate) id: u64,
     /// Whether this side dialled.
     pub(crate) outgoing: bool,
-    /// The link that carries it.
-    pub(crate) link: Arc<LinkShared>,
-    /// The circuit on that link.
-    pub(crate) circuit: u32,
+    /// What it is bound to.
+    pub(crate) bond: Bond,
+    routes: Routes,
+    /// It shows our own credential, and each new one.
+    follows_identity: AtomicBool,
+    /// A task looks after it, or is about to.
+    is_moving: AtomicBool,
+    /// Its circuit is to be left, though it still works.
+    is_asked_to_move: AtomicBool,
+    /// Nothing is acknowledged on its circuit.
+    is_silent: AtomicBool,
     clock: Arc<NodeClock>,
     metrics: Metrics,
     /// There may be output that the driver has not seen.
     dirty: AtomicBool,
     state: watch::Sender<ConnState>,
     inner: Mutex<Inner>,
+}
+
+/// What a session is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bond {
+    /// It is the link's own, with a relay.
+    Link,
+    /// It has a link to itself, to the authority's front, and ends with it.
+    Direct,
+    /// To nothing: it runs over one circuit or another.
+    Free,
 }
 
 /// How far a session is.
@@ -64,9 +91,15 @@ struct Inner {
     /// When it ends whatever happens (monotonic): a peer without a credential.
     ends_at: Option<Duration>,
     closed: Option<Refusal>,
+    /// The peer's word why, where the end came from there.
+    refused: Option<Refusal>,
+    /// Why it has lost the circuit that it ran over last.
+    gone: Option<Refusal>,
     /// Calls that wait until the peer allows another stream; bounded with the
     /// calls themselves.
     opening: Vec<Waker>,
+    /// Who waits for a path to prove itself.
+    attaching: Option<(PathId, oneshot::Sender<Result<(), Reason>>)>,
 }
 
 /// What came out of a session besides packets; filled by [`Conn::poll`] and
@@ -98,6 +131,11 @@ pub(crate) enum Notice {
     Writable,
     /// A stream of the driver's own is over.
     StreamOver(StreamId, Refusal),
+    /// Nothing is acknowledged on the active path.
+    Silent,
+    /// The peer has shown that it is there: on a path that was silent, or as
+    /// the answer to a question.
+    Alive,
     Closed,
 }
 
@@ -108,6 +146,19 @@ pub(crate) enum Progress {
     Transmit,
     /// Nothing more; a timer is due at this monotonic time.
     Drained(Option<Duration>),
+}
+
+impl Polled {
+    /// Does what needs no driver; what is left is for one.
+    pub(crate) fn settle(&mut self, node: &Arc<Node>) {
+        self.wakers.drain(..).for_each(Waker::wake);
+        if let Some(trust) = self.learned.take() {
+            node.learn_trust(trust);
+        }
+        for opened in self.incoming.drain(..) {
+            node.dispatch(opened);
+        }
+    }
 }
 
 impl Conn {
@@ -123,10 +174,18 @@ impl Conn {
         Arc::new(Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             outgoing,
-            link,
-            circuit,
             metrics,
             dirty: AtomicBool::new(false),
+            bond: match (circuit, link.kind) {
+                (0, LinkKind::Relay) => Bond::Link,
+                (0, LinkKind::Direct | LinkKind::Accepted) => Bond::Direct,
+                _ => Bond::Free,
+            },
+            routes: Routes::new(link, circuit),
+            follows_identity: AtomicBool::new(false),
+            is_moving: AtomicBool::new(false),
+            is_asked_to_move: AtomicBool::new(false),
+            is_silent: AtomicBool::new(false),
             state: watch::Sender::new(ConnState::Handshaking),
             inner: Mutex::new(Inner {
                 session,
@@ -134,7 +193,10 @@ impl Conn {
                 idle_since: Some(clock.mono()),
                 ends_at: None,
                 closed: None,
+                refused: None,
+                gone: None,
                 opening: Vec::new(),
+                attaching: None,
             }),
             clock,
         })
@@ -185,6 +247,11 @@ impl Conn {
         }
     }
 
+    /// Why the peer ended it, if it was the peer.
+    pub(crate) fn refused_by_peer(&self) -> Option<Refusal> {
+        self.lock().refused.clone()
+    }
+
     pub(crate) fn peer(&self) -> Option<PeerInfo> {
         match &*self.state.borrow() {
             ConnState::Ready(peer) => Some(peer.clone()),
@@ -211,6 +278,25 @@ impl Conn {
         Ok(id)
     }
 
+    /// From now on the session is renewed with each new credential of ours.
+    pub(crate) fn follow_identity(&self) {
+        self.follows_identity.store(true, Ordering::Release);
+    }
+
+    /// There is a new credential.
+    pub(crate) fn set_local(&self, local: &Local) {
+        if self.follows_identity.load(Ordering::Acquire) {
+            self.with_session(|session, now| session.set_local(now, local.clone()));
+        }
+    }
+
+    /// What it shows is no longer good, and there is nothing else to show.
+    pub(crate) fn end_with_identity(&self, refusal: &Refusal) {
+        if self.follows_identity.load(Ordering::Acquire) {
+            self.close(refusal.clone());
+        }
+    }
+
     /// New rules: streams and session that they do not allow end.
     pub(crate) fn set_rules(&self, rules: Rules) {
         self.with_session(|session, now| session.set_rules(now, rules));
@@ -228,12 +314,12 @@ impl Conn {
 
     // --- for the driver ---
 
-    /// Feeds packets that came in. The caller polls afterwards.
-    pub(crate) fn input(&self, packets: impl Iterator<Item = BytesMut>) {
+    /// Feeds packets that came in on a path. The caller polls afterwards.
+    pub(crate) fn input(&self, path: PathId, packets: impl Iterator<Item = BytesMut>) {
         let mut inner = self.lock();
         let now = self.clock.now();
         for packet in packets {
-            inner.session.handle_input(now, packet);
+            inner.session.handle_input(now, path, packet);
         }
     }
 
@@ -246,7 +332,7 @@ impl Conn {
         let is_past = |at: Option<Duration>| at.is_some_and(|at| now.mono >= at);
         let why = if is_past(inner.ends_at) {
             "time without a credential is over"
-        } else if is_past(idle) && self.circuit_may_idle_out() {
+        } else if is_past(idle) && self.bond != Bond::Link {
             "no stream for a while"
         } else {
             return;
@@ -259,21 +345,39 @@ impl Conn {
         self.lock().session.release_memory();
     }
 
-    /// Lets the session go on, until there are packets or nothing is left.
-    pub(crate) fn poll(self: &Arc<Self>, batch: &mut Batch, polled: &mut Polled) -> Progress {
+    /// Lets the session go on, until there are packets for `path` or nothing is
+    /// left. Without a path (the batch has no room then) there are no packets.
+    pub(crate) fn poll(
+        self: &Arc<Self>,
+        path: Option<PathId>,
+        batch: &mut Batch,
+        polled: &mut Polled,
+    ) -> Progress {
         self.dirty.store(false, Ordering::Release);
+        if let Some(path) = path {
+            batch.set_path(path);
+        }
         let mut inner = self.lock();
         let now = self.clock.now();
         loop {
             match inner.session.poll_output(now, batch) {
-                Output::Transmit => return Progress::Transmit,
+                Output::Transmit { .. } => return Progress::Transmit,
                 Output::Event(event) => self.on_event(&mut inner, event, polled),
-                Output::Timeout(at) => return Progress::Drained(inner.next_timer(at)),
+                Output::Timeout(at) => {
+                    // What happened here may be for another driver to send.
+                    if self.routes.are_many()
+                        && let Some(other) = inner.session.pending_path()
+                        && Some(other) != path
+                    {
+                        self.routes.wake_path(other);
+                    }
+                    return Progress::Drained(inner.next_timer(at));
+                }
             }
         }
     }
 
-    /// The link or circuit below is gone: everything ends here, nobody is told.
+    /// Everything ends here, nobody is told: there is no way to the peer.
     pub(crate) fn lost(&self, refusal: &Refusal) {
         let mut wakers = Vec::new();
         let mut inner = self.lock();
@@ -306,7 +410,7 @@ impl Conn {
     /// Tells the driver that there may be output.
     pub(crate) fn mark_dirty(&self) {
         if !self.dirty.swap(true, Ordering::AcqRel) {
-            self.link.wake_for(self.circuit);
+            self.routes.wake();
         }
     }
 
@@ -351,7 +455,11 @@ impl Conn {
                 None => polled.notices.push(Notice::Writable),
             },
             Event::StreamsAvailable => polled.wakers.append(&mut inner.opening),
-            Event::Finished(_) | Event::Datagram(_) | Event::Alive => {}
+            Event::Finished(_) | Event::Datagram(_) => {}
+            Event::Alive => polled.notices.push(Notice::Alive),
+            Event::Renewed(peer) => {
+                self.state.send_replace(ConnState::Ready(peer));
+            }
             Event::Reset { stream, refusal } => match inner.streams.get_mut(&stream) {
                 Some(slot) => {
                     slot.recv_error.get_or_insert(StreamError::Reset(refusal));
@@ -384,9 +492,25 @@ impl Conn {
                 self.metrics.streams_refused.inc();
                 log_refused(&peer, target, &refusal, decision.as_deref());
             }
-            Event::Closed { refusal, .. } => {
+            Event::PathActive { path } => self.on_path_active(inner, path),
+            Event::PathFailed { path } => self.on_path_failed(inner, path),
+            Event::PathSilent { path } => {
+                self.is_silent.store(true, Ordering::Release);
+                if let Some(route) = self.routes.get(path) {
+                    route.link.command(Command::Doubt);
+                }
+                polled.notices.push(Notice::Silent);
+            }
+            Event::PathRecovered { .. } => {
+                self.is_silent.store(false, Ordering::Release);
+                polled.notices.push(Notice::Alive);
+            }
+            Event::Closed { by, refusal } => {
+                inner.refused = (by == ClosedBy::Peer).then(|| refusal.clone());
                 inner.end(&refusal, &mut polled.wakers);
                 self.set_closed(&refusal);
+                // Drivers of its other circuits take it off them.
+                self.routes.wake();
                 polled.notices.push(Notice::Closed);
             }
         }
@@ -397,10 +521,6 @@ impl Conn {
         if matches!(before, ConnState::Ready(_)) {
             self.metrics.sessions.dec();
         }
-    }
-
-    fn circuit_may_idle_out(&self) -> bool {
-        !(self.link.is_relay_link() && self.circuit == 0)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -420,6 +540,7 @@ impl Inner {
     /// The session is over: so are all streams.
     fn end(&mut self, refusal: &Refusal, wakers: &mut Vec<Waker>) {
         self.closed = Some(refusal.clone());
+        self.attaching = None;
         wakers.append(&mut self.opening);
         for slot in self.streams.values_mut() {
             let error = || StreamError::SessionClosed(refusal.clone());
@@ -434,7 +555,7 @@ impl std::fmt::Debug for Conn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Conn")
             .field("id", &self.id)
-            .field("circuit", &self.circuit)
+            .field("routes", &self.routes)
             .finish_non_exhaustive()
     }
 }

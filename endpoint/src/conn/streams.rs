@@ -203,7 +203,7 @@ impl Conn {
         }
     }
 
-    pub(super) fn with_session<T>(&self, act: impl FnOnce(&mut Session, Now) -> T) -> T {
+    pub(crate) fn with_session<T>(&self, act: impl FnOnce(&mut Session, Now) -> T) -> T {
         let mut inner = self.lock();
         let now = self.clock.now();
         let result = act(&mut inner.session, now);

@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use fairway_channel::PathId;
 use fairway_control::Reason;
 use fairway_control::link::{ReceiveCredit, SendCredit};
+use fairway_identity::Address;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -12,8 +14,12 @@ use crate::conn::Conn;
 
 /// One circuit of a link.
 pub(super) struct Circuit {
-    /// The session on it; none between the relay's yes and the dialler's choice.
-    pub(super) conn: Option<Arc<Conn>>,
+    /// The session on it, and which of its paths this is; none between the
+    /// relay's yes and the dialler's choice, and before the first packet of
+    /// one that came in.
+    pub(super) conn: Option<(Arc<Conn>, PathId)>,
+    /// The name that was dialled, for the session of the first packet.
+    pub(super) dialled: Option<Address>,
     /// What may go out.
     pub(super) send: SendCredit,
     /// What may come in.
@@ -37,9 +43,10 @@ pub(super) struct Timers {
 }
 
 impl Circuit {
-    pub(super) fn new(conn: Option<Arc<Conn>>) -> Self {
+    pub(super) fn new(conn: Option<(Arc<Conn>, PathId)>) -> Self {
         Self {
             conn,
+            dialled: None,
             send: SendCredit::new(),
             receive: ReceiveCredit::new(),
             reply: None,

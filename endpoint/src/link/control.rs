@@ -4,26 +4,27 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use fairway_channel::{ReadOutcome, StreamId};
-use fairway_control::link::{CircuitId, ToEndpoint, ToRelay};
+use fairway_channel::{PathId, ReadOutcome, StreamId, peek_attach};
+use fairway_control::link::{CircuitId, Instance, Run, ToEndpoint, ToRelay};
 use fairway_control::{FrameReader, Reason, frame, reason};
 use fairway_identity::Address;
 use fairway_session::OpenRequest;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::circuit::Circuit;
 use super::driver::{Driver, LinkEnd};
 use super::shared::{Command, LinkState};
-use crate::conn::{Conn, lost};
+use crate::conn::{Conn, Gone, lost};
 use crate::limits::{
-    CIRCUITS_PER_LINK_MAX, HALF_OPEN_CIRCUITS_MAX, LINK_CONTROL_OUTPUT_MAX, REGISTER_RETRY,
+    CIRCUITS_PER_LINK_MAX, HALF_OPEN_CIRCUITS_MAX, HANDSHAKE_TIMEOUT, LINK_CONTROL_OUTPUT_MAX,
+    REGISTER_RETRY,
 };
+use crate::transport::LinkIo;
 
 /// What is under way on the control stream.
-#[derive(Default)]
 pub(super) struct LinkControl {
+    instance: Instance,
     stream: Option<StreamId>,
     input: FrameReader,
     output: BytesMut,
@@ -38,6 +39,20 @@ pub(super) struct LinkControl {
 }
 
 impl LinkControl {
+    pub(super) fn new(instance: Instance) -> Self {
+        Self {
+            instance,
+            stream: None,
+            input: FrameReader::new(),
+            output: BytesMut::new(),
+            is_full: false,
+            wanted: Arc::default(),
+            asked: BTreeSet::new(),
+            registered: BTreeSet::new(),
+            retry_at: None,
+        }
+    }
+
     pub(super) fn is_on(&self, stream: StreamId) -> bool {
         self.stream == Some(stream)
     }
@@ -87,27 +102,35 @@ impl LinkControl {
             self.send(&ToRelay::Deregister { names: gone });
         }
         if !new.is_empty() {
-            self.send(&ToRelay::Register { names: new });
+            let (names, instance) = (new, self.instance);
+            self.send(&ToRelay::Register { names, instance });
         }
     }
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
+impl<IO: LinkIo> Driver<IO> {
     pub(super) fn on_command(&mut self, command: Command) -> Result<(), LinkEnd> {
         match command {
             Command::Open {
                 circuit,
                 destination,
+                instance,
                 conn,
                 reply,
-            } => self.open_circuit(circuit, destination, conn, reply),
-            Command::Attach(conn) => match self.circuits.get_mut(&conn.circuit) {
-                Some(circuit) => {
-                    let id = conn.circuit;
-                    circuit.conn = Some(conn);
-                    self.make_ready(id);
+            } => self.open_circuit(circuit, destination, instance, conn, reply),
+            Command::Attach {
+                circuit,
+                conn,
+                path,
+            } => match self.circuits.get_mut(&circuit.0) {
+                Some(known) => {
+                    known.conn = Some((conn, path));
+                    self.make_ready(circuit.0);
                 }
-                None => conn.lost(&lost("the circuit was closed before it was used")),
+                None => {
+                    let why = lost("the circuit was closed before it was used");
+                    self.node.path_gone(&conn, path, &Gone::from(&why));
+                }
             },
             Command::Abandon(circuit) => {
                 self.close_circuit(circuit.0, "cancelled", "the caller went away");
@@ -117,12 +140,15 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
                 self.publish_names();
                 self.write_control();
             }
-            Command::Drain => {
-                self.draining = true;
-                self.control.want(Arc::default());
-                self.write_control();
-                self.shared.set_state(LinkState::Draining);
+            Command::Leave(circuit) => {
+                self.close_circuit(
+                    circuit.0,
+                    "moved",
+                    "the session has moved to another circuit",
+                );
             }
+            Command::Doubt => self.doubt(),
+            Command::Drain => self.drain(),
         }
         Ok(())
     }
@@ -197,8 +223,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             return;
         }
         if let Some(circuit) = self.take_circuit(id) {
-            if let Some(conn) = circuit.conn {
-                conn.lost(&lost(text));
+            if let Some((conn, path)) = circuit.conn {
+                self.node.path_gone(&conn, path, &Gone::from(&lost(text)));
             }
             let reason = Reason::new(word, text);
             self.control.send(&ToRelay::Close {
@@ -239,7 +265,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             ToEndpoint::Incoming {
                 circuit,
                 destination,
-            } => self.on_incoming(circuit, &destination),
+            } => self.on_incoming(circuit, destination),
             ToEndpoint::Opened { circuit } => self.on_opened(circuit),
             ToEndpoint::Refused { circuit, reason } | ToEndpoint::Closed { circuit, reason } => {
                 // The peer's last words may have come in the same read.
@@ -252,9 +278,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
                     self.make_ready(circuit.0);
                 }
             }
+            ToEndpoint::Move { circuit } => self.on_move(circuit),
             ToEndpoint::Drain => {
                 // The keeper of this link makes another and then drains this one.
                 self.shared.set_state(LinkState::Draining);
+                self.move_own_sessions();
             }
         }
         Ok(())
@@ -264,6 +292,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         &mut self,
         circuit: CircuitId,
         destination: Address,
+        instance: Option<Instance>,
         conn: Option<Arc<Conn>>,
         reply: oneshot::Sender<Result<(), Reason>>,
     ) {
@@ -282,35 +311,129 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         self.control.send(&ToRelay::Open {
             circuit,
             destination,
+            instance,
         });
-        let mut entry = Circuit::new(conn);
+        let mut entry = Circuit::new(conn.map(|conn| (conn, PathId::FIRST)));
         entry.reply = Some(reply);
         self.circuits.insert(circuit.0, entry);
         self.write_control();
         self.make_ready(circuit.0);
     }
 
-    fn on_incoming(&mut self, circuit: CircuitId, destination: &Address) {
+    /// A circuit comes in. Nothing is made for it before its first packet.
+    fn on_incoming(&mut self, circuit: CircuitId, destination: Address) {
         let id = circuit.0;
         if self.circuits.contains_key(&id) {
             return;
         }
         let full = self.circuits.len() >= CIRCUITS_PER_LINK_MAX
             || self.n_half_open >= HALF_OPEN_CIRCUITS_MAX;
-        let answer = if full || self.draining {
-            Err(Reason::new(reason::OVERLOADED, "no more circuits here"))
-        } else {
-            self.node.answer(self.shared.clone(), id, destination)
+        if full || self.draining {
+            let reason = Reason::new(reason::OVERLOADED, "no more circuits here");
+            self.control.send(&ToRelay::Close { circuit, reason });
+            return;
+        }
+        let mut entry = Circuit::new(None);
+        entry.dialled = Some(destination);
+        entry.is_half_open = true;
+        self.n_half_open += 1;
+        if self.half_open.len() >= 4 * HALF_OPEN_CIRCUITS_MAX {
+            // Most have shown themselves, or gone, long before their time.
+            let circuits = &self.circuits;
+            self.half_open
+                .retain(|(_, id)| circuits.get(id).is_some_and(|circuit| circuit.is_half_open));
+        }
+        self.half_open
+            .push_back((Instant::now() + HANDSHAKE_TIMEOUT, id));
+        self.circuits.insert(id, entry);
+    }
+
+    /// The first packets of a circuit that came in: of a new session, or of one
+    /// that comes back.
+    pub(super) fn meet(&mut self, id: u32, mut run: Run) {
+        let Some(circuit) = self.circuits.get_mut(&id) else {
+            return;
         };
-        match answer {
-            Ok(conn) => {
-                let mut circuit = Circuit::new(Some(conn));
-                circuit.is_half_open = true;
-                self.n_half_open += 1;
-                self.circuits.insert(id, circuit);
+        // A circuit of ours that nothing was sent on: there is no answer yet.
+        let (Some(dialled), Some(first)) = (circuit.dialled.clone(), run.next_payload()) else {
+            return;
+        };
+        let link = self.shared.clone();
+        let met = match peek_attach(&first) {
+            Some(connection) => self.node.returning(&connection, link, id),
+            None => {
+                let answered = self.node.answer(link, id, &dialled);
+                answered.map(|conn| (conn, PathId::FIRST))
+            }
+        };
+        match met {
+            Ok((conn, path)) => {
+                let rest = std::iter::from_fn(|| run.next_payload());
+                conn.input(path, std::iter::once(first).chain(rest));
+                circuit.conn = Some((conn, path));
                 self.make_ready(id);
             }
-            Err(reason) => self.control.send(&ToRelay::Close { circuit, reason }),
+            Err(reason) => self.close_circuit(id, reason.word(), reason.text()),
+        }
+    }
+
+    /// Closes circuits whose dialler has not shown in time who they are.
+    pub(super) fn give_up_half_open(&mut self, now: Instant) {
+        while let Some(&(at, id)) = self.half_open.front()
+            && at <= now
+        {
+            self.half_open.pop_front();
+            let Some(circuit) = self.circuits.get_mut(&id) else {
+                continue;
+            };
+            // A session that came back has shown itself to its session.
+            let known = circuit.conn.as_ref();
+            let is_proven = known.is_some_and(|(conn, path)| conn.is_proven(*path));
+            if is_proven && std::mem::take(&mut circuit.is_half_open) {
+                self.n_half_open -= 1;
+            }
+            if circuit.is_half_open {
+                let text = "whoever opened the circuit has not shown who they are";
+                self.close_circuit(id, "handshake-timeout", text);
+            }
+        }
+    }
+
+    /// No new circuits, and those that there are move; closes with the last one.
+    fn drain(&mut self) {
+        self.draining = true;
+        self.control.want(Arc::default());
+        self.shared.set_state(LinkState::Draining);
+        let incoming = self.circuits.keys().copied().map(CircuitId);
+        let incoming: Vec<_> = incoming.filter(|circuit| circuit.is_relays()).collect();
+        for circuit in incoming {
+            self.control.send(&ToRelay::Move { circuit });
+        }
+        self.move_own_sessions();
+        self.write_control();
+    }
+
+    /// This link is about to go: sessions that this side dialled look for
+    /// another circuit.
+    pub(super) fn move_own_sessions(&mut self) {
+        for circuit in self.circuits.values() {
+            if let Some((conn, _)) = &circuit.conn
+                && conn.outgoing
+                && conn.wants_path()
+            {
+                self.node.look_after(conn);
+            }
+        }
+    }
+
+    /// The callee of this circuit is about to leave it.
+    fn on_move(&mut self, circuit: CircuitId) {
+        let known = self.circuits.get(&circuit.0);
+        if let Some((conn, path)) = known.and_then(|circuit| circuit.conn.clone())
+            && conn.outgoing
+        {
+            conn.ask_to_move(path);
+            self.node.look_after(&conn);
         }
     }
 
@@ -330,26 +453,26 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         let Some(over) = self.take_circuit(circuit.0) else {
             return;
         };
-        if let Some(conn) = over.conn {
-            conn.lost(&lost(&reason.to_string()));
+        if let Some((conn, path)) = over.conn {
+            self.node.path_gone(&conn, path, &Gone::from(&reason));
         }
         if let Some(reply) = over.reply {
             let _ = reply.send(Err(reason));
         }
     }
 
-    fn publish_names(&self) {
+    pub(super) fn publish_names(&self) {
         if self.control.stream.is_some() && !self.draining {
             let registered = self.control.registered.iter().cloned().collect();
             self.shared.set_state(LinkState::Up { registered });
         }
     }
 
-    fn link_conn(&self) -> Arc<Conn> {
+    pub(super) fn link_conn(&self) -> Arc<Conn> {
         let link = self
             .circuits
             .get(&0)
             .and_then(|circuit| circuit.conn.clone());
-        link.expect("circuit 0 is there as long as the link")
+        link.expect("circuit 0 is there as long as the link").0
     }
 }

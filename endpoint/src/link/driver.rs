@@ -8,24 +8,29 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use fairway_channel::Batch;
 use fairway_channel::limits::MAX_BATCH;
+use fairway_channel::{Batch, PathId};
 use fairway_control::limits::LINK_HEADER;
 use fairway_control::link::{CircuitId, FrameError, FrameKind, Run, header};
+use fairway_daemon::Entry;
 use fairway_session::Refusal;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, Sleep};
 
+use super::LinkReader;
 use super::circuit::{Circuit, Timers};
 use super::control::LinkControl;
 use super::shared::{LinkKind, LinkShared, LinkState};
-use super::{HalfOpen, LinkReader};
-use crate::conn::{Conn, Notice, Polled, Progress, lost};
-use crate::limits::{BATCHES_PER_SESSION, BATCHES_PER_TURN, QUIET, READ_SIZE_MAX, READS_PER_TURN};
+use crate::conn::{Conn, Gone, Notice, Polled, Progress, lost};
+use crate::limits::{
+    BATCHES_PER_SESSION, BATCHES_PER_TURN, LINK_CLOSE_TIMEOUT, LINK_QUIET, LINK_UNANSWERED_MAX,
+    QUIET, READ_SIZE_MAX, READS_PER_TURN,
+};
 use crate::node::Node;
+use crate::transport::LinkIo;
 
 /// Why a link ended.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +42,7 @@ pub(crate) enum LinkEnd {
     #[error("the connection broke")]
     Io(#[from] io::Error),
     /// What came is not a link.
-    #[error("the other end does not speak the link protocol")]
+    #[error("{0}")]
     Frame(#[from] FrameError),
     /// The link's own session ended.
     #[error("{0}")]
@@ -45,6 +50,9 @@ pub(crate) enum LinkEnd {
     /// The other end sent nonsense on the control stream, or too little.
     #[error("bad link control message: {0}")]
     Control(String),
+    /// Others needed its place before it was authenticated.
+    #[error("too many links that have not been authenticated")]
+    Evicted,
     /// This side closed it.
     #[error("closed by this side")]
     Closed,
@@ -73,28 +81,30 @@ pub(crate) struct Driver<IO> {
     /// On links to relays.
     pub(super) control: LinkControl,
     pub(super) draining: bool,
-    /// Circuits whose dialler has not shown who they are.
+    /// Circuits whose dialler has not shown who they are...
     pub(super) n_half_open: usize,
-    /// Counts this link as not authenticated while held.
-    half_open: Option<HalfOpen>,
+    /// ...and until when they have to: all of them the same time.
+    pub(super) half_open: VecDeque<(Instant, u32)>,
+    /// Counts this link, if it was accepted.
+    entry: Option<Entry>,
+    /// Whoever accepted it does not know who is at the other end.
+    is_half_open: bool,
     read_at: Instant,
+    /// Since when its own session gets no answer.
+    unanswered: Option<Instant>,
     holds_buffers: bool,
     n_batches: usize,
     /// What sessions are told when the link has ended.
     refusal: Refusal,
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
+impl<IO: LinkIo> Driver<IO> {
     /// A driver whose circuit 0 carries `conn`.
-    pub(crate) fn new(
-        node: Arc<Node>,
-        conn: Arc<Conn>,
-        io: IO,
-        half_open: Option<HalfOpen>,
-    ) -> Self {
+    pub(crate) fn new(node: Arc<Node>, conn: Arc<Conn>, io: IO, entry: Option<Entry>) -> Self {
         let mut driver = Self {
+            control: LinkControl::new(node.instance),
             node,
-            shared: conn.link.clone(),
+            shared: conn.first_link().expect("a session is made on a circuit"),
             io,
             reader: LinkReader::new(),
             batch: Batch::new(LINK_HEADER),
@@ -106,30 +116,65 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             timers: Timers::default(),
             sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
             polled: Polled::default(),
-            control: LinkControl::default(),
             draining: false,
             n_half_open: 0,
-            half_open,
+            half_open: VecDeque::new(),
+            is_half_open: entry.is_some(),
+            entry,
             read_at: Instant::now(),
+            unanswered: None,
             holds_buffers: false,
             n_batches: 0,
             refusal: lost("the link was given up"),
         };
         driver.node.metrics.links.inc();
-        driver.circuits.insert(0, Circuit::new(Some(conn)));
+        let own = Circuit::new(Some((conn, PathId::FIRST)));
+        driver.circuits.insert(0, own);
         driver.make_ready(0);
         driver
     }
 
     /// Runs the link to its end; all its sessions end with it.
     pub(crate) async fn run(mut self) -> LinkEnd {
-        let end = std::future::poll_fn(|cx| self.poll_turn(cx)).await;
+        let mut end = std::future::poll_fn(|cx| self.poll_turn(cx)).await;
+        if let LinkEnd::Io(_) = end {
+            std::future::poll_fn(|cx| {
+                self.hear_last_words(cx);
+                Poll::Ready(())
+            })
+            .await;
+        }
+        if self.shared.kind == LinkKind::Relay
+            && let Some(refusal) = self.link_conn().refused_by_peer()
+        {
+            self.node
+                .credential_refused(self.shared.generation, &refusal);
+            end = LinkEnd::Session(refusal);
+        }
         self.refusal = match &end {
             LinkEnd::Session(refusal) => refusal.clone(),
             other => lost(&format!("link to {}: {other}", self.shared.remote)),
         };
         self.shared.close(end.to_string());
+        // What is on its way still arrives; TCP sees to that by itself.
+        let _ = tokio::time::timeout(LINK_CLOSE_TIMEOUT, self.io.shutdown()).await;
         end
+    }
+
+    /// Writing failed. Whoever closed the connection may have said why before,
+    /// and that can still be read.
+    fn hear_last_words(&mut self, cx: &mut Context<'_>) {
+        for _ in 0..READS_PER_TURN {
+            let read = self.reader.poll_read(cx, &mut self.io);
+            let Poll::Ready(Ok(1..)) = read else {
+                return;
+            };
+            while let Ok(Some(run)) = self.reader.next_run(READ_SIZE_MAX) {
+                self.on_run(run);
+            }
+            // What it says beside its end is of no use any more.
+            let _ = self.hear_out(0);
+        }
     }
 
     /// One turn: ready with the end, pending otherwise.
@@ -142,6 +187,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
         self.n_batches = 0;
+        self.heed_eviction(cx)?;
         self.take_work(cx)?;
         self.fire_timers(cx);
         let mut n_reads = 0;
@@ -164,6 +210,16 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         self.end_if_drained()?;
         self.arm(cx);
         Ok(())
+    }
+
+    /// A link whose other end is unknown gives way when others need its place.
+    fn heed_eviction(&self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
+        match &self.entry {
+            Some(entry) if self.is_half_open && entry.poll_evicted(cx).is_ready() => {
+                Err(LinkEnd::Evicted)
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn take_work(&mut self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
@@ -201,7 +257,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             // Closed by us while it was on its way, or nonsense: either way not ours.
             return;
         };
-        if id != 0 {
+        let is_datagram = run.kind() == FrameKind::Datagram;
+        if id != 0 && !is_datagram {
             let n = run.payload_len();
             if circuit.receive.receive(n).is_err() {
                 self.close_circuit(id, "credit-overrun", "more was sent than granted");
@@ -213,9 +270,15 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
                 self.control.credit(CircuitId(id), max_bytes);
             }
         }
-        if let Some(conn) = self.circuits.get(&id).and_then(|c| c.conn.as_ref()) {
-            conn.input(std::iter::from_fn(|| run.next_payload()));
-            self.make_ready(id);
+        match self.circuits.get(&id).map(|circuit| &circuit.conn) {
+            Some(Some((conn, path))) => {
+                conn.input(*path, std::iter::from_fn(|| run.next_payload()));
+                self.make_ready(id);
+            }
+            // A datagram may overtake what its circuit begins with.
+            Some(None) if is_datagram => {}
+            Some(None) => self.meet(id, run),
+            None => {}
         }
     }
 
@@ -252,14 +315,19 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             return Ok(());
         };
         circuit.is_ready = false;
-        let Some(conn) = circuit.conn.clone() else {
+        let Some((conn, path)) = circuit.conn.clone() else {
             return Ok(());
         };
         loop {
-            match self.poll_session(id, &conn) {
+            match self.poll_session(id, &conn, path) {
                 Progress::Transmit => {
-                    if self.batch.len() >= MAX_BATCH {
-                        self.flush(cx)?;
+                    if self.batch.len() >= MAX_BATCH
+                        && let Err(end) = self.flush(cx)
+                    {
+                        // The session outlives this link: whoever is to be
+                        // woken for it would never hear of it again.
+                        self.act(id)?;
+                        return Err(end);
                     }
                     if self.n_batches >= n_batches_max {
                         // Others first.
@@ -281,21 +349,35 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             self.held.push(id);
         }
         self.act(id)?;
+        self.note_proof(id, &conn, path);
         self.reap(id, &conn)
+    }
+
+    /// A session that came back over this circuit may have shown itself.
+    fn note_proof(&mut self, id: u32, conn: &Conn, path: PathId) {
+        if path != PathId::FIRST
+            && let Some(circuit) = self.circuits.get_mut(&id)
+            && circuit.is_half_open
+            && conn.is_proven(path)
+        {
+            circuit.is_half_open = false;
+            self.n_half_open -= 1;
+        }
     }
 
     /// Acts on what a session has to say, without sending anything.
     pub(super) fn hear_out(&mut self, id: u32) -> Result<(), LinkEnd> {
         let circuit = self.circuits.get(&id);
-        if let Some(conn) = circuit.and_then(|circuit| circuit.conn.clone()) {
+        if let Some((conn, path)) = circuit.and_then(|circuit| circuit.conn.clone()) {
             self.batch.set_room(0);
-            while let Progress::Transmit = conn.poll(&mut self.batch, &mut self.polled) {}
+            let (batch, polled) = (&mut self.batch, &mut self.polled);
+            while let Progress::Transmit = conn.poll(Some(path), batch, polled) {}
             self.act(id)?;
         }
         Ok(())
     }
 
-    fn poll_session(&mut self, id: u32, conn: &Arc<Conn>) -> Progress {
+    fn poll_session(&mut self, id: u32, conn: &Arc<Conn>, path: PathId) -> Progress {
         let Some(circuit) = self.circuits.get_mut(&id) else {
             return Progress::Drained(None);
         };
@@ -306,13 +388,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
             _ => credit,
         });
         let n_before = self.batch.len();
-        let progress = conn.poll(&mut self.batch, &mut self.polled);
-        for frame in self.batch.packets_mut().skip(n_before) {
+        let progress = conn.poll(Some(path), &mut self.batch, &mut self.polled);
+        for (is_datagram, frame) in self.batch.marked_packets_mut().skip(n_before) {
             let length = frame.len() - LINK_HEADER;
-            let header = header(FrameKind::Data, CircuitId(id), length)
+            let kind = match is_datagram {
+                true => FrameKind::Datagram,
+                false => FrameKind::Data,
+            };
+            let header = header(kind, CircuitId(id), length)
                 .expect("a packet is never longer than a frame can carry");
             frame[..LINK_HEADER].copy_from_slice(&header);
-            if id != 0 {
+            if id != 0 && !is_datagram {
                 let within = circuit.send.take(length);
                 debug_assert!(within, "set_room keeps packets within the credit");
             }
@@ -337,7 +423,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
                 Poll::Ready(n) => self.n_written += n?,
             }
         }
-        self.node.metrics.bytes_sent.inc_by(self.n_written as u64);
+        let metrics = &self.node.metrics;
+        metrics.bytes_sent.inc_by(self.n_written as u64);
+        metrics
+            .datagrams_dropped
+            .inc_by(self.io.take_dropped_datagrams());
         self.batch.clear();
         self.n_written = 0;
         self.n_batches += 1;
@@ -356,18 +446,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
 
     fn act(&mut self, id: u32) -> Result<(), LinkEnd> {
         let mut polled = std::mem::take(&mut self.polled);
-        polled.wakers.drain(..).for_each(Waker::wake);
-        if let Some(trust) = polled.learned.take() {
-            self.node.learn_trust(trust);
-        }
-        for opened in polled.incoming.drain(..) {
-            self.node.dispatch(opened);
-        }
+        polled.settle(&self.node);
         for notice in polled.notices.drain(..) {
-            if id == 0 {
-                self.on_link_notice(notice)?;
-            } else if let Notice::Established(_) = notice {
-                self.on_established(id);
+            match notice {
+                notice if id == 0 => self.on_link_notice(notice)?,
+                Notice::Established(_) => self.on_established(id),
+                Notice::Silent => self.on_silent(id),
+                Notice::Readable(_)
+                | Notice::Writable
+                | Notice::StreamOver(..)
+                | Notice::Alive
+                | Notice::Closed => {}
             }
         }
         // Keeps the vectors' memory.
@@ -377,18 +466,82 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
 
     fn on_established(&mut self, id: u32) {
         self.node.metrics.sessions_opened.inc();
+        if !self.shared.is_up() {
+            // The link was told to go meanwhile.
+            self.move_own_sessions();
+        }
         if let Some(circuit) = self.circuits.get_mut(&id)
             && std::mem::take(&mut circuit.is_half_open)
         {
             self.n_half_open -= 1;
+            // It may come back over another circuit.
+            if let Some((conn, _)) = &circuit.conn {
+                self.node.expect_back(conn);
+            }
+        }
+    }
+
+    /// A session gets no answer over this link: is it the link? Its own session
+    /// is asked, and if nothing at all has come over the link, its keeper begins
+    /// to look for another.
+    pub(super) fn doubt(&mut self) {
+        self.link_conn().ping();
+        if self.is_quiet() {
+            self.shared.set_doubtful(true);
+        }
+    }
+
+    /// A session that gets no answer looks for another circuit.
+    fn on_silent(&self, id: u32) {
+        if let Some((conn, _)) = self.circuits.get(&id).and_then(|c| c.conn.as_ref())
+            && conn.wants_path()
+        {
+            self.node.look_after(conn);
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.read_at.elapsed() >= LINK_QUIET
+    }
+
+    /// The link's own session gets no answer. If other things still come, it
+    /// may just have to wait behind much that goes the other way.
+    fn judge_silence(&mut self) {
+        let Some(since) = self.unanswered else {
+            return;
+        };
+        if self.is_quiet() || since.elapsed() >= LINK_UNANSWERED_MAX {
+            self.unanswered = None;
+            self.shared.set_doubtful(true);
+            if self.shared.is_up() {
+                self.shared.set_state(LinkState::Silent);
+                self.move_own_sessions();
+            }
+        }
+    }
+
+    /// The other end of the link has answered.
+    fn on_link_alive(&mut self) {
+        self.unanswered = None;
+        self.shared.set_doubtful(false);
+        if self.shared.state() != LinkState::Silent {
+            return;
+        }
+        if self.shared.kind == LinkKind::Relay {
+            self.publish_names();
+        } else {
+            self.shared.set_state(LinkState::Up {
+                registered: Arc::default(),
+            });
         }
     }
 
     fn on_link_notice(&mut self, notice: Notice) -> Result<(), LinkEnd> {
         match notice {
             Notice::Established(peer) => {
-                if peer.verified().is_some() {
-                    self.half_open = None;
+                if let (Some(_), Some(entry)) = (peer.verified(), &mut self.entry) {
+                    entry.authenticated();
+                    self.is_half_open = false;
                 }
                 self.shared.set_state(LinkState::Up {
                     registered: Arc::default(),
@@ -406,6 +559,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
                     return Err(LinkEnd::Session(refusal));
                 }
             }
+            // The keeper makes another link, and then drains this one.
+            Notice::Silent => {
+                self.unanswered = Some(Instant::now());
+                self.judge_silence();
+            }
+            Notice::Alive => self.on_link_alive(),
             Notice::Closed => {}
         }
         Ok(())
@@ -440,6 +599,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         let mut circuit = self.circuits.remove(&id)?;
         self.timers.set(id, &mut circuit.timer, None);
         self.n_half_open -= usize::from(circuit.is_half_open);
+        self.io.circuit_over(id);
         Some(circuit)
     }
 
@@ -459,11 +619,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
                 continue;
             };
             circuit.timer = None;
-            if let Some(conn) = &circuit.conn {
+            if let Some((conn, _)) = &circuit.conn {
                 conn.timeout();
                 self.make_ready(id);
             }
         }
+        self.give_up_half_open(now);
+        self.judge_silence();
         self.control.retry_refused(now);
         if self.holds_buffers && now.duration_since(self.read_at) >= QUIET && self.batch.is_empty()
         {
@@ -478,7 +640,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
         self.polled = Polled::default();
         self.holds_buffers = false;
         for circuit in self.circuits.values() {
-            if let Some(conn) = &circuit.conn {
+            if let Some((conn, _)) = &circuit.conn {
                 conn.release_memory();
             }
         }
@@ -488,7 +650,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Driver<IO> {
     /// is: timers move back with every packet, and waking in vain is cheaper.
     fn arm(&mut self, cx: &mut Context<'_>) {
         let quiet = self.holds_buffers.then(|| self.read_at + QUIET);
-        let candidates = [self.timers.first(), quiet, self.control.retry_at()];
+        let half_open = self.half_open.front().map(|&(at, _)| at);
+        let silent = self
+            .unanswered
+            .map(|since| (self.read_at + LINK_QUIET).min(since + LINK_UNANSWERED_MAX));
+        let candidates = [
+            self.timers.first(),
+            quiet,
+            half_open,
+            silent,
+            self.control.retry_at(),
+        ];
         let Some(first) = candidates.into_iter().flatten().min() else {
             return;
         };
@@ -506,9 +678,9 @@ impl<IO> Drop for Driver<IO> {
     fn drop(&mut self) {
         self.node.metrics.links.dec();
         self.shared.close(self.refusal.to_string());
-        for circuit in self.circuits.values() {
-            if let Some(conn) = &circuit.conn {
-                conn.lost(&self.refusal);
+        for circuit in std::mem::take(&mut self.circuits).into_values() {
+            if let Some((conn, path)) = circuit.conn {
+                self.node.path_gone(&conn, path, &Gone::from(&self.refusal));
             }
         }
     }

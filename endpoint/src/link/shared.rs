@@ -4,13 +4,14 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use fairway_channel::PathId;
 use fairway_control::Reason;
-use fairway_control::link::CircuitId;
+use fairway_control::link::{CircuitId, Instance};
 use fairway_identity::Address;
 use futures::task::AtomicWaker;
 use tokio::sync::{oneshot, watch};
 
-use crate::conn::{Conn, lost};
+use crate::conn::{Conn, Gone, lost};
 
 /// A link as others see it.
 pub(crate) struct LinkShared {
@@ -25,6 +26,8 @@ pub(crate) struct LinkShared {
     queue: Mutex<Queue>,
     waker: AtomicWaker,
     state: watch::Sender<LinkState>,
+    /// It may be dead without saying so.
+    is_doubtful: watch::Sender<bool>,
 }
 
 /// What is at the other end.
@@ -48,6 +51,9 @@ pub(crate) enum LinkState {
         /// Names that the relay sends to us, in text.
         registered: Arc<[Address]>,
     },
+    /// Nothing is heard from the other end: no new circuits, and those that
+    /// there are look for others.
+    Silent,
     /// No new circuits; closes with the last one.
     Draining,
     /// Over, and why.
@@ -56,17 +62,28 @@ pub(crate) enum LinkState {
 
 /// What the driver is asked to do.
 pub(crate) enum Command {
-    /// Open a circuit. With `conn`, its packets go out at once.
+    /// Open a circuit, to one instance if it says which. With `conn`, its
+    /// packets go out at once.
     Open {
         circuit: CircuitId,
         destination: Address,
+        instance: Option<Instance>,
         conn: Option<Arc<Conn>>,
         reply: oneshot::Sender<Result<(), Reason>>,
     },
-    /// The session for a circuit that was opened without one.
-    Attach(Arc<Conn>),
+    /// The session for a circuit that was opened without one, and which of its
+    /// paths that is.
+    Attach {
+        circuit: CircuitId,
+        conn: Arc<Conn>,
+        path: PathId,
+    },
     /// The caller that a circuit was opened for went away.
     Abandon(CircuitId),
+    /// The session of this circuit has moved to another.
+    Leave(CircuitId),
+    /// A session gets no answer over this link.
+    Doubt,
     /// These names, and no others, are wanted here.
     Names(Arc<[Address]>),
     /// No new circuits; close with the last one.
@@ -92,11 +109,8 @@ impl LinkShared {
             queue: Mutex::default(),
             waker: AtomicWaker::new(),
             state: watch::Sender::new(LinkState::Starting),
+            is_doubtful: watch::Sender::default(),
         })
-    }
-
-    pub(crate) fn is_relay_link(&self) -> bool {
-        self.kind == LinkKind::Relay
     }
 
     /// A circuit id that was not used before; `None` once they are used up.
@@ -121,8 +135,10 @@ impl LinkShared {
             return;
         }
         drop(queue);
-        if let Command::Attach(conn) = command {
-            conn.lost(&lost("the link ended before the circuit was used"));
+        if let Command::Attach { conn, path, .. } = command {
+            let why = lost("the link ended before the circuit was used");
+            // Whoever moves it looks for another circuit.
+            conn.path_gone(path, &Gone::from(&why));
         }
     }
 
@@ -146,6 +162,26 @@ impl LinkShared {
 
     pub(crate) fn is_up(&self) -> bool {
         matches!(*self.state.borrow(), LinkState::Up { .. })
+    }
+
+    /// Resolves once it is over, or as good as that.
+    pub(crate) async fn failed(&self) {
+        let mut state = self.watch();
+        let failed = |state: &LinkState| match state {
+            LinkState::Silent | LinkState::Closed(_) => true,
+            LinkState::Starting | LinkState::Up { .. } | LinkState::Draining => false,
+        };
+        let _ = state.wait_for(failed).await;
+    }
+
+    /// Whether it may be dead; changes both ways.
+    pub(crate) fn watch_doubt(&self) -> watch::Receiver<bool> {
+        self.is_doubtful.subscribe()
+    }
+
+    pub(super) fn set_doubtful(&self, is_doubtful: bool) {
+        self.is_doubtful
+            .send_if_modified(|doubt| std::mem::replace(doubt, is_doubtful) != is_doubtful);
     }
 
     pub(super) fn set_state(&self, state: LinkState) {

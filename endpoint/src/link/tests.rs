@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use fairway_channel::Code;
+use fairway_control::link::{CircuitId, FrameKind, take_run};
 use fairway_identity::Address;
 use fairway_session::{OpenRequest, code};
-use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
@@ -197,12 +199,14 @@ async fn a_link_that_breaks_ends_its_streams_with_the_reason() {
 async fn who_asks_a_link_that_has_ended_is_told_at_once() {
     let (near, far) = duplex(1 << 16);
     let (conn, dialler) = dial(&pump(), COLLECTOR, near);
+    let link = conn.first_link().unwrap();
     drop(far);
     dialler.await.unwrap();
     let (reply, answer) = tokio::sync::oneshot::channel();
-    conn.link.command(super::Command::Open {
+    link.command(super::Command::Open {
         circuit: fairway_control::link::CircuitId::FIRST_OF_ENDPOINT,
         destination: Address::Authority,
+        instance: None,
         conn: None,
         reply,
     });
@@ -235,4 +239,42 @@ async fn a_thousand_quiet_streams_fit_and_one_more_waits_for_its_turn() {
         .unwrap()
         .unwrap()
         .unwrap();
+}
+
+/// Passes frames on and tells their kinds.
+async fn watch(near: DuplexStream, far: DuplexStream, kinds: mpsc::UnboundedSender<FrameKind>) {
+    let (mut from, mut answers) = tokio::io::split(near);
+    let (mut back, mut to) = tokio::io::split(far);
+    tokio::spawn(async move { tokio::io::copy(&mut back, &mut answers).await });
+    let mut buffer = BytesMut::new();
+    while from.read_buf(&mut buffer).await.unwrap() > 0 {
+        while let Some(run) = take_run(&mut buffer, usize::MAX).unwrap() {
+            for _ in 0..run.frames() {
+                kinds.send(run.kind()).unwrap();
+            }
+            let bytes = run.rewrite(CircuitId::LINK);
+            to.write_all(&bytes).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sessions_datagrams_are_frames_of_their_own_kind() {
+    let (collector, _calls) = collector();
+    let ((near, near_end), (far_end, far)) = (duplex(1 << 16), duplex(1 << 16));
+    let (conn, _dialler) = dial(&pump(), COLLECTOR, near);
+    let (_served, _answerer) = answer(&collector, COLLECTOR, far);
+    let (sender, mut kinds) = mpsc::unbounded_channel();
+    tokio::spawn(watch(near_end, far_end, sender));
+    conn.ready().await.unwrap();
+    let n_sent = 3;
+    for _ in 0..n_sent {
+        let datagram = Bytes::from_static(&[7; 1_200]);
+        conn.with_session(|session, now| session.send_datagram(now, datagram).unwrap());
+    }
+    let mut n_seen = 0;
+    while n_seen < n_sent {
+        let kind = timeout(Duration::from_secs(10), kinds.recv()).await;
+        n_seen += usize::from(kind.unwrap() == Some(FrameKind::Datagram));
+    }
 }

@@ -1,51 +1,121 @@
-//! Sends one HTTP request over one connection, in the version it came in.
+//! Sends one HTTP request on over one connection, in the version it came in.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use ::http::header::{self, HeaderValue};
 use ::http::uri::{PathAndQuery, Uri};
-use ::http::{Request, Response, StatusCode, Version};
+use ::http::{HeaderMap, Request, Response, StatusCode, Version};
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::http::{REASON, remove_hop_by_hop};
+use super::http::{self, REASON};
 use super::{HEAD_SIZE, HEAD_TIMEOUT};
+use crate::StreamError;
 
 pub(crate) type Body = BoxBody<Bytes, hyper::Error>;
 
-/// Sends `request` over `io`, as origin-form with a `Host`, and returns the answer.
-/// The connection lives as long as the bodies do.
-pub(crate) async fn send<IO>(
-    io: IO,
-    mut request: Request<Incoming>,
-) -> Result<Response<Body>, hyper::Error>
-where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    remove_hop_by_hop(request.headers_mut());
-    let response = if request.version() == Version::HTTP_2 {
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await?;
-        tokio::spawn(drive(connection));
-        sender.send_request(request).await?
-    } else {
-        to_origin_form(&mut request);
-        let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
-            .max_buf_size(HEAD_SIZE)
-            .handshake(TokioIo::new(io))
-            .await?;
-        tokio::spawn(drive(connection));
-        sender.send_request(request).await?
-    };
-    let (mut parts, body) = response.into_parts();
-    remove_hop_by_hop(&mut parts.headers);
-    Ok(Response::from_parts(parts, body.boxed()))
+/// A request on its way to the next hop. What concerned the hop that it came
+/// over is gone, but for the wish to speak WebSocket.
+pub(crate) struct Onward {
+    request: Request<Incoming>,
+    upgrade: Option<OnUpgrade>,
+}
+
+/// The answer to a request that was sent on.
+pub(crate) struct Answer {
+    pub(crate) response: Response<Incoming>,
+    /// Both sides have agreed to speak WebSocket, once the response is out.
+    pub(crate) switched: Option<Switched>,
+}
+
+/// Two connections that stop speaking HTTP.
+#[must_use = "dropping it ends both connections"]
+pub(crate) struct Switched {
+    near: OnUpgrade,
+    far: OnUpgrade,
+}
+
+/// Why a request got no answer that can be passed on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SendError {
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    #[error("the answer changes the protocol, which the request did not ask for")]
+    UnaskedSwitch,
+}
+
+impl Onward {
+    pub(crate) fn new(mut request: Request<Incoming>) -> Self {
+        let upgrade = http::wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));
+        http::remove_hop_by_hop(request.headers_mut());
+        Self { request, upgrade }
+    }
+
+    pub(crate) fn headers_mut(&mut self) -> &mut HeaderMap {
+        self.request.headers_mut()
+    }
+
+    /// Sends it over `io`, as origin-form with a `Host`, in the version it came
+    /// in, and returns the answer, without what concerns this hop. The
+    /// connection lives as long as the bodies do.
+    pub(crate) async fn send<IO>(self, io: IO) -> Result<Answer, SendError>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Self {
+            mut request,
+            upgrade,
+        } = self;
+        if upgrade.is_some() {
+            http::set_websocket(request.headers_mut());
+        }
+        let mut response = if request.version() == Version::HTTP_2 {
+            let (mut sender, connection) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(io))
+                    .await?;
+            tokio::spawn(drive(connection));
+            sender.send_request(request).await?
+        } else {
+            to_origin_form(&mut request);
+            let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+                .max_buf_size(HEAD_SIZE)
+                .handshake(TokioIo::new(io))
+                .await?;
+            tokio::spawn(drive(connection.with_upgrades()));
+            sender.send_request(request).await?
+        };
+        let switched = match (response.status(), upgrade) {
+            (StatusCode::SWITCHING_PROTOCOLS, Some(near)) if http::is_websocket(&response) => {
+                let far = hyper::upgrade::on(&mut response);
+                Some(Switched { near, far })
+            }
+            (StatusCode::SWITCHING_PROTOCOLS, _) => return Err(SendError::UnaskedSwitch),
+            (_, _) => None,
+        };
+        http::remove_hop_by_hop(response.headers_mut());
+        if switched.is_some() {
+            http::set_websocket(response.headers_mut());
+        }
+        Ok(Answer { response, switched })
+    }
+}
+
+impl Switched {
+    /// Copies both ways until both have ended or one breaks.
+    pub(crate) async fn join(self) -> std::io::Result<()> {
+        let both = tokio::try_join!(self.near, self.far).map_err(std::io::Error::other)?;
+        let (mut near, mut far) = (TokioIo::new(both.0), TokioIo::new(both.1));
+        tokio::io::copy_bidirectional(&mut near, &mut far)
+            .await
+            .map(drop)
+    }
 }
 
 /// The parser of every connection that speaks HTTP to a portal: HTTP/1.1 and h2c.
@@ -101,6 +171,26 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> Cow<'static, str> {
         source = cause.source();
     }
     text.into()
+}
+
+/// What the session said, when it is the cause of `error`.
+pub(crate) fn stream_error<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> Option<&'a StreamError> {
+    let mut source = Some(error);
+    while let Some(error) = source {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        if let Some(inner) = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+        {
+            return inner.downcast_ref();
+        }
+        source = error.source();
+    }
+    None
 }
 
 async fn drive(connection: impl Future<Output = Result<(), hyper::Error>>) {

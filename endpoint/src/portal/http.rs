@@ -7,6 +7,7 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Uri;
+use http::{Method, Request, Response, Version};
 use thiserror::Error;
 
 /// The caller's SPIFFE ID.
@@ -140,6 +141,46 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether a request asks to speak WebSocket from here on (RFC 6455 section
+/// 4.1). No other protocol is let through: within `h2c`, for one, there would be
+/// further requests that nobody authorizes.
+pub(crate) fn wants_websocket<B>(request: &Request<B>) -> bool {
+    request.method() == Method::GET
+        && request.version() == Version::HTTP_11
+        && asks_to_upgrade(request.headers())
+        && names_websocket(request.headers())
+        && !request.headers().contains_key(header::CONTENT_LENGTH)
+        && !request.headers().contains_key(header::TRANSFER_ENCODING)
+}
+
+/// Whether an answer `101` agrees to it.
+pub(crate) fn is_websocket<B>(response: &Response<B>) -> bool {
+    names_websocket(response.headers())
+}
+
+/// Says on the next hop what was said on the last.
+pub(crate) fn set_websocket(headers: &mut HeaderMap) {
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+fn asks_to_upgrade(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|list| list.split(','))
+        .any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
+}
+
+fn names_websocket(headers: &HeaderMap) -> bool {
+    let mut protocols = headers.get_all(header::UPGRADE).iter();
+    match (protocols.next(), protocols.next()) {
+        (Some(only), None) => only.as_bytes().eq_ignore_ascii_case(b"websocket"),
+        (_, _) => false,
+    }
+}
+
 /// Removes the headers that only Fairway may set, in any spelling that a
 /// CGI-like app could take for them (`Fairway_Peer`).
 pub fn remove_reserved(headers: &mut HeaderMap) {
@@ -267,6 +308,39 @@ mod tests {
         map.insert(PEER, HeaderValue::from_static("spiffe://real"));
         assert!(map.contains_key(PEER) && map.contains_key("keep") && map.contains_key("te"));
         assert!(!map.contains_key("x-secret") && !map.contains_key("connection"));
+    }
+
+    #[test]
+    fn websocket_and_nothing_else_is_switched_to() {
+        let wants = |method: &str, version, pairs: &[(&str, &str)]| {
+            let mut request = Request::builder()
+                .method(method)
+                .version(version)
+                .body(())
+                .unwrap();
+            *request.headers_mut() = headers(pairs);
+            wants_websocket(&request)
+        };
+        let (get, v11) = ("GET", Version::HTTP_11);
+        let good = [
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "WebSocket"),
+        ];
+        assert!(wants(get, v11, &good));
+        assert!(!wants("POST", v11, &good));
+        assert!(!wants(get, Version::HTTP_10, &good));
+        assert!(!wants(get, Version::HTTP_2, &good));
+        for bad in [
+            [("connection", "upgrade"), ("upgrade", "h2c")],
+            [("connection", "upgrade"), ("upgrade", "websocket, h2c")],
+            [("connection", "close"), ("upgrade", "websocket")],
+            [("upgrade", "websocket"), ("upgrade", "h2c")],
+        ] {
+            assert!(!wants(get, v11, &bad), "{bad:?}");
+        }
+        let mut with_body = good.to_vec();
+        with_body.push(("content-length", "4"));
+        assert!(!wants(get, v11, &with_body));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fairway_daemon::Drain;
+use fairway_daemon::{Acceptor, Drain};
 use fairway_identity::{AddressError, Destination};
 use fairway_session::OpenRequest;
 use tokio::net::{TcpListener, TcpStream};
@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use super::LOCAL_CONNECTIONS;
 use super::access::{Connection, End};
-use super::metrics::{Direction, Outcome, PortalMetrics};
+use super::metrics::{Direction, PortalMetrics};
 use crate::{Endpoint, join};
 
 /// What an inlet is made of: where it listens and where it leads.
@@ -90,7 +90,13 @@ impl FromStr for InletSpec {
 /// A listening inlet.
 #[derive(Debug)]
 pub struct Inlet {
-    listener: TcpListener,
+    acceptor: Acceptor,
+    caller: Caller,
+}
+
+/// Where its connections go.
+#[derive(Debug)]
+struct Caller {
     to: Destination,
     endpoint: Endpoint,
     metrics: PortalMetrics,
@@ -109,19 +115,19 @@ impl Inlet {
         if !spec.listen.ip().is_loopback() {
             return Err(InletError::NotLoopback(spec.listen));
         }
-        let listener =
-            TcpListener::bind(spec.listen)
-                .await
-                .map_err(|source| InletError::Listen {
-                    address: spec.listen,
-                    source,
-                })?;
-        Ok(Self {
-            listener,
+        let bound = TcpListener::bind(spec.listen).await;
+        let acceptor = bound
+            .and_then(Acceptor::new)
+            .map_err(|source| InletError::Listen {
+                address: spec.listen,
+                source,
+            })?;
+        let caller = Caller {
             to: spec.to.clone(),
             endpoint,
             metrics,
-        })
+        };
+        Ok(Self { acceptor, caller })
     }
 
     /// Where it listens.
@@ -129,17 +135,17 @@ impl Inlet {
     /// # Errors
     /// What the system says.
     pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        self.listener.local_addr()
+        self.acceptor.local_addr()
     }
 
     /// Serves until the drain begins; live connections go on until it stops.
     pub async fn serve(self, drain: Drain) {
-        let this = Arc::new(self);
-        accept_loop(&this.listener, &drain, |socket, guard| {
-            let (this, drain) = (Arc::clone(&this), drain.clone());
+        let caller = Arc::new(self.caller);
+        accept_loop(self.acceptor, &[], &drain, |socket, guard| {
+            let (caller, drain) = (Arc::clone(&caller), drain.clone());
             async move {
                 tokio::select! {
-                    () = this.connect(socket) => {}
+                    () = caller.connect(socket) => {}
                     () = drain.stopped() => {}
                 }
                 drop(guard);
@@ -147,49 +153,45 @@ impl Inlet {
         })
         .await;
     }
+}
 
+impl Caller {
     async fn connect(&self, socket: TcpStream) {
         let Destination { address, port } = &self.to;
-        let mut connection = Connection::start(
+        let connection = Connection::start(
             &self.metrics,
             Direction::Outbound,
             address.to_string(),
             *port,
         );
         let request = OpenRequest::port(*port);
-        let end = match self.endpoint.open(address, request).await {
-            Ok(stream) => {
+        // In a box, or every connection would be as large as the opening for life.
+        let opened = Box::pin(self.endpoint.open_from(&socket, address, request)).await;
+        match opened {
+            Ok((stream, n_sent)) => {
                 connection.peer(stream.peer());
-                joined(join(socket, stream, Bytes::new()).await)
+                let mut joined = join(socket, stream, Bytes::new()).await;
+                joined.to_peer += n_sent as u64;
+                connection.joined(joined);
             }
             Err(error) => {
-                let outcome = if error.is_denied() {
-                    Outcome::Denied
-                } else {
-                    Outcome::Failed
-                };
-                End::without_bytes(outcome, error.reason().into_owned(), &error)
+                // Reset, and not closed like one that was served, though all of
+                // it may have been read.
+                let _ = socket.set_zero_linger();
+                connection.end(End::not_opened(&error));
             }
-        };
-        connection.end(&end);
+        }
     }
 }
 
-/// The end of a connection that was joined with a stream.
-pub(crate) fn joined(joined: crate::Joined) -> End {
-    End {
-        outcome: Outcome::Allowed,
-        reason: joined.reason.into(),
-        detail: String::new(),
-        from_peer: joined.from_peer,
-        to_peer: joined.to_peer,
-    }
-}
-
-/// Accepts until the drain begins, a bounded number at a time. An error of
-/// accept (file descriptors, a peer that left) concerns one connection only.
-pub(crate) async fn accept_loop<F, Fut>(listener: &TcpListener, drain: &Drain, mut handle: F)
-where
+/// Accepts until the drain begins, a bounded number at a time. One that there is
+/// no file for is told `no_files` and closed.
+pub(crate) async fn accept_loop<F, Fut>(
+    mut acceptor: Acceptor,
+    no_files: &[u8],
+    drain: &Drain,
+    mut handle: F,
+) where
     F: FnMut(TcpStream, fairway_daemon::DrainGuard) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
@@ -197,34 +199,35 @@ where
     loop {
         let accepted = async {
             let slot = Arc::clone(&slots).acquire_owned().await;
-            (slot, listener.accept().await)
+            (slot, acceptor.accept(no_files).await)
         };
-        let (slot, accepted) = tokio::select! {
+        let (slot, (socket, _)) = tokio::select! {
             accepted = accepted => accepted,
             () = drain.started() => return,
         };
-        match accepted {
-            Ok((socket, _)) => {
-                // Small writes are common, and whoever wrote them waits for the answer.
-                let _ = socket.set_nodelay(true);
-                let work = handle(socket, drain.guard());
-                tokio::spawn(async move {
-                    work.await;
-                    drop(slot);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(event = "accept", %error, "a local connection could not be accepted");
-                // Out of descriptors: the next accept fails at once, until some are closed.
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
-        }
+        // Small writes are common, and whoever wrote them waits for the answer.
+        let _ = socket.set_nodelay(true);
+        let work = handle(socket, drain.guard());
+        tokio::spawn(async move {
+            work.await;
+            drop(slot);
+        });
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An idle connection is little more than its task.
+    #[test]
+    fn a_connection_is_small() {
+        fn size<F>(_: impl Fn(&'static Caller, TcpStream) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = size(Caller::connect);
+        assert!(size <= 1_536, "{size} bytes");
+    }
 
     #[test]
     fn the_annotation_form() {

@@ -1,6 +1,6 @@
 //! Portals: where sessions meet local applications.
 //!
-//! - [`Proxy`]: an app calls out through an HTTP proxy on loopback.
+//! - [`Proxy`]: an app calls out through an HTTP or SOCKS5 proxy on loopback.
 //! - [`Inlet`]: an app calls out through a loopback port that is bound to one
 //!   destination, without knowing of any proxy.
 //! - [`Outlet`]: a peer calls in; the stream, or each HTTP request in it, is
@@ -18,6 +18,7 @@ mod metrics;
 mod others;
 mod outlet;
 mod proxy;
+mod socks;
 mod trace;
 
 pub use self::inlet::{Inlet, InletError, InletSpec};

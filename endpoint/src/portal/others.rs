@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use ::http::uri::Authority;
 use ::http::{Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::forward::{self, Body, chain, refusal};
+use super::forward::{self, Answer, Body, Onward, chain, refusal};
 
 /// How long another host may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -21,8 +22,14 @@ pub(super) async fn forward(host: &Authority, request: Request<Incoming>) -> Res
         Ok(socket) => socket,
         Err(response) => return *response,
     };
-    match forward::send(socket, request).await {
-        Ok(response) => response,
+    match Onward::new(request).send(socket).await {
+        Ok(Answer { response, switched }) => {
+            if let Some(switched) = switched {
+                // Either side may break off; the other then sees the end.
+                tokio::spawn(switched.join());
+            }
+            response.map(|body| body.boxed())
+        }
         Err(error) => refusal(StatusCode::BAD_GATEWAY, "no-answer", &chain(&error)),
     }
 }

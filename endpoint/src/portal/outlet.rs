@@ -5,13 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ::http::header::HeaderValue;
 use ::http::{HeaderMap, Request, Response, StatusCode};
 use bytes::Bytes;
-use fairway_daemon::Drain;
+use fairway_daemon::{Drain, is_out_of_files};
 use fairway_policy::Decision;
 use fairway_session::{
     Door, Grant, HttpAnswer, HttpPass, OpenRequest, PeerInfo, Permit, Refusal, code,
@@ -21,11 +21,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 use super::access::{Connection, End};
-use super::forward::{self, Body, chain, refusal};
-use super::inlet::joined;
+use super::forward::{self, Answer, Body, Onward, chain, refusal, stream_error};
 use super::listening::{ListenTable, Listening};
 use super::metrics::{Direction, Outcome, PortalMetrics};
 use super::{http, trace};
@@ -95,7 +95,7 @@ impl Outlet {
             }
         };
         let grant = &incoming.grant;
-        let mut connection = Connection::start(
+        let connection = Connection::start(
             &self.metrics,
             Direction::Inbound,
             door.service.clone(),
@@ -104,27 +104,26 @@ impl Outlet {
         connection.peer(grant.peer());
         connection.policy(grant.decision().and_then(|decision| decision.by.as_ref()));
         audit(grant);
-        let connected = self.connect(&door).await;
+        let connected = Box::pin(self.connect(&door)).await;
         // The grant is asked again here: the rules may have changed meanwhile.
         let accepted = connected.and_then(|socket| incoming.accept().map(|()| socket));
-        let end = match accepted {
+        match accepted {
             Ok(socket) if http => {
                 let Incoming {
                     grant,
                     open,
                     stream,
                 } = incoming;
-                self.serve_http(App::new(self.clone(), socket, door, grant), &open, stream)
-                    .await
+                let app = App::new(self.clone(), socket, door, grant);
+                // In a box, or every connection would be as large as this one.
+                Box::pin(app.serve(&open, stream, &connection)).await;
             }
-            Ok(socket) => joined(join(socket, incoming.stream, Bytes::new()).await),
+            Ok(socket) => connection.joined(join(socket, incoming.stream, Bytes::new()).await),
             Err(refusal) => {
-                let end = End::without_bytes(Outcome::Failed, refusal.word(), &refusal.text);
+                connection.end(End::new(Outcome::Failed, refusal.word(), &refusal.text));
                 incoming.refuse(&refusal);
-                end
             }
-        };
-        connection.end(&end);
+        }
     }
 
     async fn connect(&self, door: &Door) -> Result<TcpStream, Refusal> {
@@ -135,6 +134,7 @@ impl Outlet {
                 let _ = socket.set_nodelay(true);
                 Ok(socket)
             }
+            Ok(Err(error)) if is_out_of_files(&error) => Err(no_files(&error)),
             Ok(Err(error)) => Err(Refusal::new(
                 code::CONNECT_REFUSED,
                 format!("the app at {address} cannot be connected to: {error}"),
@@ -168,30 +168,6 @@ impl Outlet {
             }
         }
     }
-
-    async fn serve_http(&self, app: App, open: &OpenRequest, stream: Stream) -> End {
-        let traceparent = open
-            .traceparent
-            .as_deref()
-            .and_then(|text| HeaderValue::from_str(text).ok());
-        let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
-            let app = app.clone();
-            if let Some(parent) = &traceparent {
-                request
-                    .headers_mut()
-                    .entry("traceparent")
-                    .or_insert_with(|| parent.clone());
-            }
-            async move { Ok::<_, std::convert::Infallible>(app.handle(request).await) }
-        });
-        match forward::server()
-            .serve_connection(TokioIo::new(stream), service)
-            .await
-        {
-            Ok(()) => End::without_bytes(Outcome::Allowed, "done", ""),
-            Err(error) => End::without_bytes(Outcome::Allowed, "reset", chain(&*error)),
-        }
-    }
 }
 
 /// Audited policies never change a verdict; this is how they are seen.
@@ -203,6 +179,12 @@ fn audit(grant: &Grant) {
     {
         tracing::info!(event = "audit", peer = %grant.peer(), policy = %audited.policy, action = ?audited.action);
     }
+}
+
+/// This process has no file for another connection; those that there are go on.
+fn no_files(error: &std::io::Error) -> Refusal {
+    let text = format!("no file is left for a connection to the app: {error}");
+    Refusal::new(code::OVERLOADED, text)
 }
 
 /// Refuses a port that somebody could reach without Fairway, or nobody serves.
@@ -219,6 +201,7 @@ fn require_loopback(listening: &ListenTable, port: u16) -> Result<(), Refusal> {
             code::NOT_LISTENING,
             format!("no app listens on port {port}"),
         )),
+        Err(error) if is_out_of_files(&error) => Err(no_files(&error)),
         Err(error) => Err(Refusal::new(
             code::NOT_LISTENING,
             format!("cannot tell who listens on port {port}: {error}"),
@@ -236,6 +219,8 @@ struct AppInner {
     first: Mutex<Option<TcpStream>>,
     door: Door,
     grant: Grant,
+    /// Connections that have stopped speaking HTTP. They end with the stream.
+    switched: Mutex<JoinSet<()>>,
 }
 
 impl App {
@@ -245,7 +230,45 @@ impl App {
             first: Mutex::new(Some(first)),
             door,
             grant,
+            switched: Mutex::default(),
         }))
+    }
+
+    /// Serves the requests of one stream, and what becomes of them.
+    async fn serve(self, open: &OpenRequest, stream: Stream, connection: &Connection) {
+        let traceparent = open
+            .traceparent
+            .as_deref()
+            .and_then(|text| HeaderValue::from_str(text).ok());
+        let app = self.clone();
+        let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
+            let app = app.clone();
+            if let Some(parent) = &traceparent {
+                request
+                    .headers_mut()
+                    .entry("traceparent")
+                    .or_insert_with(|| parent.clone());
+            }
+            async move { Ok::<_, std::convert::Infallible>(app.handle(request).await) }
+        });
+        let io = TokioIo::new(connection.counted(stream));
+        let served = forward::server()
+            .serve_connection_with_upgrades(io, service)
+            .await;
+        connection.end(match served {
+            Ok(()) => End::new(Outcome::Allowed, "done", ""),
+            Err(error) => {
+                let reason = stream_error(&*error).map_or("reset", |refused| refused.reason());
+                End::new(Outcome::Allowed, reason.to_owned(), chain(&*error))
+            }
+        });
+        let mut switched = std::mem::take(&mut *self.switched());
+        while switched.join_next().await.is_some() {}
+    }
+
+    fn switched(&self) -> MutexGuard<'_, JoinSet<()>> {
+        let switched = &self.0.switched;
+        switched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn handle(&self, request: Request<hyper::body::Incoming>) -> Response<Body> {
@@ -303,31 +326,42 @@ impl App {
 
     async fn pass_on(
         &self,
-        mut request: Request<hyper::body::Incoming>,
+        request: Request<hyper::body::Incoming>,
         pass: HttpPass,
         span: &tracing::Span,
     ) -> Response<Body> {
+        let mut request = Onward::new(request);
         introduce(request.headers_mut(), self.0.grant.peer());
         trace::hand_on(span, request.headers_mut());
         let socket = match self.socket().await {
             Ok(socket) => socket,
             Err(refused) => return refusal(StatusCode::BAD_GATEWAY, refused.word(), &refused.text),
         };
-        match forward::send(socket, request).await {
-            Ok(mut response) => {
-                // `fairway-reason` is Fairway's own word.
-                http::remove_reserved(response.headers_mut());
-                // The pass lives until the answer is through: a change of policy ends it till then.
-                response.map(|body| {
-                    body.map_frame(move |frame| {
-                        let _held = &pass;
-                        frame
-                    })
-                    .boxed()
+        let Answer {
+            mut response,
+            switched,
+        } = match request.send(socket).await {
+            Ok(answer) => answer,
+            Err(error) => return refusal(StatusCode::BAD_GATEWAY, "app-failed", &chain(&error)),
+        };
+        // `fairway-reason` is Fairway's own word.
+        http::remove_reserved(response.headers_mut());
+        // The pass lives until the exchange is over: a change of policy ends it till then.
+        let Some(switched) = switched else {
+            return response.map(|body| {
+                body.map_frame(move |frame| {
+                    let _held = &pass;
+                    frame
                 })
-            }
-            Err(error) => refusal(StatusCode::BAD_GATEWAY, "app-failed", &chain(&error)),
-        }
+                .boxed()
+            });
+        };
+        self.switched().spawn(async move {
+            let _held = pass;
+            // Either side may break off; the other then sees the end.
+            let _ = switched.join().await;
+        });
+        response.map(|body| body.boxed())
     }
 
     async fn socket(&self) -> Result<TcpStream, Refusal> {
@@ -345,8 +379,8 @@ impl App {
 }
 
 /// Tells the app who called. Whatever the caller wrote under these names is gone.
+/// `Connection` must have been obeyed before, or it could name these away.
 fn introduce(headers: &mut HeaderMap, peer: &PeerInfo) {
-    http::remove_hop_by_hop(headers);
     http::remove_reserved(headers);
     let Some(verified) = peer.verified() else {
         return;

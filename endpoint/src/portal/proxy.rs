@@ -1,28 +1,31 @@
-//! The HTTP proxy through which apps call `*.fairway.internal`: absolute-form
+//! The proxy through which apps call `*.fairway.internal`: absolute-form
 //! requests and CONNECT, HTTP/1.1 and h2c (RFC 9110 section 9.3.6, RFC 9112
-//! section 3.2.2). Other hosts are refused, unless the pod opted in.
+//! section 3.2.2), and on the same port SOCKS5. Other hosts are refused, unless
+//! the pod opted in.
 
 use std::sync::Arc;
 
 use ::http::uri::{Authority, Scheme};
 use ::http::{Method, Request, Response, StatusCode};
-use fairway_daemon::Drain;
+use fairway_daemon::{Acceptor, Drain};
 use fairway_identity::{Address, Destination};
 use fairway_session::OpenRequest;
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use hyper_util::server::conn::auto::upgrade::downcast;
 use tokio::net::{TcpListener, TcpStream};
 use tracing::Instrument as _;
 
-use super::access::{Connection, End};
-use super::forward::{self, Body, chain, refusal};
+use super::access::{Connection, End, Watched};
+use super::forward::{self, Answer, Body, Onward, SendError, chain, refusal, stream_error};
 use super::inlet::accept_loop;
 use super::metrics::{Direction, Outcome, PortalMetrics};
-use super::{http, others, trace};
+use super::{HEAD_TIMEOUT, http, others, socks, trace};
 use crate::{Endpoint, OpenError, Stream};
 
-/// The HTTP proxy for local apps.
+/// The HTTP and SOCKS5 proxy for local apps.
 #[derive(Debug, Clone)]
 pub struct Proxy {
     endpoint: Endpoint,
@@ -38,6 +41,11 @@ pub enum Others {
     /// They are connected to as if there were no proxy.
     Direct,
 }
+
+/// What a connection is told that there is no file for. To a client of SOCKS it
+/// says nothing, and ends the connection.
+const NO_FILES: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nfairway-reason: overloaded\r\n\
+    connection: close\r\ncontent-length: 45\r\n\r\noverloaded: no file is left for a connection\n";
 
 /// Why a request names no destination.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +74,14 @@ impl Proxy {
 
     /// Serves until the drain begins; live connections go on until it stops.
     pub async fn serve(self, listener: TcpListener, drain: Drain) {
-        accept_loop(&listener, &drain, |socket, guard| {
+        let acceptor = match Acceptor::new(listener) {
+            Ok(acceptor) => acceptor,
+            Err(error) => {
+                tracing::error!(event = "proxy", %error, "the proxy cannot serve: no file is left");
+                return;
+            }
+        };
+        accept_loop(acceptor, NO_FILES, &drain, |socket, guard| {
             let (proxy, drain) = (self.clone(), drain.clone());
             async move {
                 proxy.serve_connection(socket, &drain).await;
@@ -77,6 +92,23 @@ impl Proxy {
     }
 
     async fn serve_connection(self, socket: TcpStream, drain: &Drain) {
+        let mut first = [0];
+        let peeked = tokio::select! {
+            peeked = tokio::time::timeout(HEAD_TIMEOUT, socket.peek(&mut first)) => peeked,
+            () = drain.started() => return,
+        };
+        match peeked {
+            Ok(Ok(1..)) => {}
+            // It left, or says nothing.
+            Ok(Ok(0) | Err(_)) | Err(_) => return,
+        }
+        if first == [socks::VERSION] {
+            tokio::select! {
+                () = socks::serve(&self, socket) => {}
+                () = drain.stopped() => {}
+            }
+            return;
+        }
         let proxy = Arc::new(self);
         let guards = drain.clone();
         let service = service_fn(move |request| {
@@ -116,35 +148,33 @@ impl Proxy {
         if request.method() == Method::CONNECT {
             self.tunnel(request, destination, drain).await
         } else {
-            self.forward(request, destination).await
+            self.forward(request, destination, drain).await
         }
     }
 
     /// One request to one peer. It is answered with the peer's answer, or with
     /// 403 when the peer's policy says no, 502/503/504 when it was not reached.
-    async fn forward(&self, mut request: Request<Incoming>, to: Destination) -> Response<Body> {
+    async fn forward(
+        &self,
+        mut request: Request<Incoming>,
+        to: Destination,
+        drain: &Drain,
+    ) -> Response<Body> {
         if let Err(error) = http::check(request.uri(), request.headers()) {
             return refusal(StatusCode::BAD_REQUEST, "bad-request", &error.to_string());
         }
         let span = tracing::info_span!("proxy", otel.kind = "client", destination = %to.address, port = to.port, method = %request.method());
         trace::continue_from(&span, request.headers());
         trace::hand_on(&span, request.headers_mut());
-        let mut connection = Connection::start(
-            &self.metrics,
-            Direction::Outbound,
-            to.address.to_string(),
-            to.port,
-        );
+        let connection = self.connection(&to);
         let work = async {
-            let (response, end) = match self.open(&to, request.headers()).await {
+            match self.open(&to, request.headers()).await {
                 Ok(stream) => {
                     connection.peer(stream.peer());
-                    send(stream, request).await
+                    exchange(&connection, stream, Onward::new(request), drain).await
                 }
-                Err(error) => not_opened(&error),
-            };
-            connection.end(&end);
-            response
+                Err(error) => not_opened(&error, &connection),
+            }
         };
         work.instrument(span).await
     }
@@ -155,30 +185,13 @@ impl Proxy {
         to: Destination,
         drain: &Drain,
     ) -> Response<Body> {
-        let mut connection = Connection::start(
-            &self.metrics,
-            Direction::Outbound,
-            to.address.to_string(),
-            to.port,
-        );
+        let connection = self.connection(&to);
         let stream = match self.open(&to, request.headers()).await {
             Ok(stream) => stream,
-            Err(error) => {
-                let (response, end) = not_opened(&error);
-                connection.end(&end);
-                return response;
-            }
+            Err(error) => return not_opened(&error, &connection),
         };
         connection.peer(stream.peer());
-        let (guard, drain) = (drain.guard(), drain.clone());
-        tokio::spawn(async move {
-            let _guard = guard;
-            let end = tokio::select! {
-                end = join_upgraded(request, stream) => end,
-                () = drain.stopped() => End::without_bytes(Outcome::Allowed, "shutdown", ""),
-            };
-            connection.end(&end);
-        });
+        until_stopped(drain, join_upgraded(request, stream, connection));
         forward::connected()
     }
 
@@ -190,63 +203,74 @@ impl Proxy {
         let request = OpenRequest::port(to.port).with_traceparent(trace::traceparent(headers));
         self.endpoint.open(&to.address, request).await
     }
-}
 
-async fn send(stream: Stream, request: Request<Incoming>) -> (Response<Body>, End) {
-    match forward::send(stream, request).await {
-        Ok(response) => {
-            let denied = response
-                .headers()
-                .get(http::REASON)
-                .is_some_and(|reason| reason == "policy-denied");
-            let outcome = if denied {
-                Outcome::Denied
-            } else {
-                Outcome::Allowed
-            };
-            let reason = if denied { "policy-denied" } else { "done" };
-            let end = End::without_bytes(outcome, reason, response.status());
-            (response, end)
-        }
-        Err(error) => stream_failed(&error),
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    pub(super) fn connection(&self, to: &Destination) -> Connection {
+        let name = to.address.to_string();
+        Connection::start(&self.metrics, Direction::Outbound, name, to.port)
     }
 }
 
+/// Goes on in the background, to its end or that of the process.
+fn until_stopped(drain: &Drain, work: impl Future<Output = ()> + Send + 'static) {
+    let (guard, drain) = (drain.guard(), drain.clone());
+    tokio::spawn(async move {
+        let _guard = guard;
+        tokio::select! {
+            () = work => {}
+            () = drain.stopped() => {}
+        }
+    });
+}
+
+async fn exchange(
+    connection: &Connection,
+    stream: Stream,
+    request: Onward,
+    drain: &Drain,
+) -> Response<Body> {
+    let answer = match request.send(connection.counted(stream)).await {
+        Ok(answer) => answer,
+        Err(error) => return stream_failed(&error, connection),
+    };
+    let Answer { response, switched } = answer;
+    let reason = response.headers().get(http::REASON);
+    let (outcome, reason) = if reason.is_some_and(|reason| reason == "policy-denied") {
+        (Outcome::Denied, "policy-denied")
+    } else {
+        (Outcome::Allowed, "done")
+    };
+    connection.end(End::new(outcome, reason, response.status()));
+    if let Some(switched) = switched {
+        let connection = connection.clone();
+        until_stopped(drain, async move {
+            if let Err(error) = switched.join().await {
+                connection.end(End::new(Outcome::Allowed, "reset", error));
+            }
+        });
+    }
+    response.map(|body| Watched::new(body, connection.clone()).boxed())
+}
+
 /// The stream broke before the answer: the peer's reason is in the chain of causes.
-fn stream_failed(error: &hyper::Error) -> (Response<Body>, End) {
-    let refused = find_stream_error(error);
+fn stream_failed(error: &SendError, connection: &Connection) -> Response<Body> {
+    let refused = stream_error(error);
     let reason = refused.map_or("no-answer", |e| e.reason()).to_owned();
     let text = chain(error);
-    let denied = reason == "policy-denied";
-    let (status, outcome) = if denied {
+    let (status, outcome) = if reason == "policy-denied" {
         (StatusCode::FORBIDDEN, Outcome::Denied)
     } else {
         (StatusCode::BAD_GATEWAY, Outcome::Failed)
     };
-    (
-        refusal(status, &reason, &text),
-        End::without_bytes(outcome, reason, text),
-    )
+    let response = refusal(status, &reason, &text);
+    connection.end(End::new(outcome, reason, text));
+    response
 }
 
-fn find_stream_error(error: &hyper::Error) -> Option<&crate::StreamError> {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = source {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        if let Some(inner) = error
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref)
-        {
-            return inner.downcast_ref();
-        }
-        source = error.source();
-    }
-    None
-}
-
-fn not_opened(error: &OpenError) -> (Response<Body>, End) {
+fn not_opened(error: &OpenError, connection: &Connection) -> Response<Body> {
     let status = match error {
         _ if error.is_denied() => StatusCode::FORBIDDEN,
         OpenError::NoCredential { .. } | OpenError::Overloaded | OpenError::Shutdown => {
@@ -259,44 +283,40 @@ fn not_opened(error: &OpenError) -> (Response<Body>, End) {
         | OpenError::SessionClosed(_)
         | OpenError::Refused(_) => StatusCode::BAD_GATEWAY,
     };
-    let outcome = if error.is_denied() {
-        Outcome::Denied
-    } else {
-        Outcome::Failed
-    };
-    let (reason, text) = (error.reason().into_owned(), error.to_string());
-    (
-        refusal(status, &reason, &text),
-        End::without_bytes(outcome, reason, text),
-    )
+    connection.end(End::not_opened(error));
+    refusal(status, &error.reason(), &error.to_string())
 }
 
-async fn join_upgraded(request: Request<Incoming>, stream: Stream) -> End {
+async fn join_upgraded(request: Request<Incoming>, stream: Stream, connection: Connection) {
     let upgraded = match hyper::upgrade::on(request).await {
         Ok(upgraded) => upgraded,
-        Err(error) => return End::without_bytes(Outcome::Failed, "local-closed", error),
+        Err(error) => return connection.end(End::new(Outcome::Failed, "local-closed", error)),
     };
     // HTTP/1.1 gives the socket back, so bulk data takes the same path as an inlet's.
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
+    match downcast::<TokioIo<TcpStream>>(upgraded) {
         Ok(parts) => {
-            super::inlet::joined(crate::join(parts.io.into_inner(), stream, parts.read_buf).await)
+            connection.joined(crate::join(parts.io.into_inner(), stream, parts.read_buf).await);
         }
-        Err(upgraded) => copy(TokioIo::new(upgraded), stream).await,
+        Err(upgraded) => copy(TokioIo::new(upgraded), stream, connection).await,
     }
 }
 
 /// CONNECT over HTTP/2: the local side is a stream of a connection itself.
-async fn copy(mut local: TokioIo<hyper::upgrade::Upgraded>, mut stream: Stream) -> End {
-    match tokio::io::copy_bidirectional(&mut local, &mut stream).await {
-        Ok((to_peer, from_peer)) => End {
-            outcome: Outcome::Allowed,
-            reason: "done".into(),
-            detail: String::new(),
-            from_peer,
-            to_peer,
+async fn copy(
+    mut local: TokioIo<hyper::upgrade::Upgraded>,
+    stream: Stream,
+    connection: Connection,
+) {
+    let mut stream = connection.counted(stream);
+    connection.end(
+        match tokio::io::copy_bidirectional(&mut local, &mut stream).await {
+            Ok(_) => End::new(Outcome::Allowed, "done", ""),
+            Err(error) => {
+                let reason = stream_error(&error).map_or("reset", |refused| refused.reason());
+                End::new(Outcome::Allowed, reason.to_owned(), &error)
+            }
         },
-        Err(error) => End::without_bytes(Outcome::Allowed, "reset", error),
-    }
+    );
 }
 
 fn destination(request: &Request<Incoming>) -> Result<Destination, BadTarget> {

@@ -1,7 +1,7 @@
 //! What the authority's process does, as far as an endpoint sees it: answers
 //! on a Unix socket, issues, and publishes states that the test sets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
@@ -15,7 +15,7 @@ use fairway_identity::name::AccountName;
 use fairway_identity::proof::{Purpose, Statement};
 use fairway_identity::trust::{Issuer, IssuerId, TrustSet};
 use fairway_identity::{
-    Ed25519Key, HostPort, Label, RootHash, SignedTime, Signer, SpiffeId, Ticket, TrustDomain,
+    Ed25519Key, Label, RelayAddress, RootHash, SignedTime, Signer, SpiffeId, Ticket, TrustDomain,
     UnixSeconds, VerifiedTrustSet, VerifyingKey,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,6 +31,8 @@ pub struct Authority {
 }
 
 struct World {
+    /// Whether nobody is told the time for now.
+    is_time_held: watch::Sender<bool>,
     root: Ed25519Key,
     issuer: Ed25519Key,
     trust: Vec<u8>,
@@ -44,10 +46,14 @@ struct Books {
     /// By name of the device.
     devices: BTreeMap<String, VerifyingKey>,
     n_issued: u64,
+    n_times: u64,
     n_tokens: u64,
-    acks: BTreeMap<String, u64>,
+    /// Acknowledged updates, by SPIFFE ID.
+    acks: BTreeMap<String, watch::Sender<u64>>,
     lifetime: Option<u64>,
     is_away: bool,
+    /// Of whom nothing is certified any more.
+    revoked: BTreeSet<String>,
 }
 
 impl Authority {
@@ -71,6 +77,7 @@ impl Authority {
         };
         let trust = set.sign(&root).unwrap();
         let world = Arc::new(World {
+            is_time_held: watch::Sender::new(false),
             root,
             issuer,
             trust,
@@ -119,7 +126,7 @@ impl Authority {
         Arc::new(key)
     }
 
-    pub fn ticket(&self, device: &str, relays: &[HostPort]) -> Ticket {
+    pub fn ticket(&self, device: &str, relays: &[RelayAddress]) -> Ticket {
         let (td, root) = (self.trust_domain(), self.pin());
         Ticket::new(
             relays.to_vec(),
@@ -139,12 +146,27 @@ impl Authority {
 
     /// How many updates this endpoint has acknowledged.
     pub fn n_acks(&self, id: &str) -> u64 {
-        let books = self.world.state.lock().unwrap();
-        books.acks.get(id).copied().unwrap_or_default()
+        *self.world.acks(id).borrow()
+    }
+
+    /// Resolves once this endpoint has acknowledged so many.
+    pub async fn acknowledged(&self, id: &str, n: u64) {
+        let mut acks = self.world.acks(id).subscribe();
+        acks.wait_for(|acks| *acks >= n).await.unwrap();
     }
 
     pub fn n_issued(&self) -> u64 {
         self.world.state.lock().unwrap().n_issued
+    }
+
+    /// How often the time was asked for.
+    pub fn n_times(&self) -> u64 {
+        self.world.state.lock().unwrap().n_times
+    }
+
+    /// Whether whoever asks for the time waits.
+    pub fn hold_time(&self, is_held: bool) {
+        self.world.is_time_held.send_replace(is_held);
     }
 
     /// Credentials issued from now on live this long, in seconds.
@@ -155,6 +177,12 @@ impl Authority {
     /// Whether requests are refused as if the API server were down.
     pub fn set_away(&self, away: bool) {
         self.world.state.lock().unwrap().is_away = away;
+    }
+
+    /// Nothing is certified for this device any more.
+    pub fn revoke(&self, device: &str) {
+        let mut books = self.world.state.lock().unwrap();
+        books.revoked.insert(device.to_owned());
     }
 
     /// A credential for anybody, by anybody's key.
@@ -195,6 +223,11 @@ impl World {
         books.states.entry(id.to_owned()).or_default().clone()
     }
 
+    fn acks(&self, id: &str) -> watch::Sender<u64> {
+        let mut books = self.state.lock().unwrap();
+        books.acks.entry(id.to_owned()).or_default().clone()
+    }
+
     fn issue(&self, id: SpiffeId, services: &[&str], handshake_key: [u8; 32]) -> Issued {
         let mut books = self.state.lock().unwrap();
         books.n_issued += 1;
@@ -231,10 +264,13 @@ impl World {
             };
         }
         match (request, from) {
-            (Request::GetTime { nonce }, _) => Response::Time {
-                signed: SignedTime::sign(&self.issuer, &nonce, now()).unwrap(),
-                trust_set: self.trust.clone(),
-            },
+            (Request::GetTime { nonce }, _) => {
+                self.state.lock().unwrap().n_times += 1;
+                Response::Time {
+                    signed: SignedTime::sign(&self.issuer, &nonce, now()).unwrap(),
+                    trust_set: self.trust.clone(),
+                }
+            }
             (Request::FrontCredential { handshake_key }, Preamble::Local) => {
                 let id = account("fairway-system", "fairway-authority");
                 Response::Issued(self.issue(id, &[], handshake_key))
@@ -248,6 +284,11 @@ impl World {
                     .devices
                     .get(renew.device.as_str())
                     .cloned();
+                let books = self.state.lock().unwrap();
+                if books.revoked.contains(renew.device.as_str()) {
+                    return refuse(reason::REVOKED);
+                }
+                drop(books);
                 if known.as_ref() != Some(&renew.device_key) {
                     return refuse(reason::DEVICE_UNKNOWN);
                 }
@@ -353,6 +394,10 @@ async fn serve(world: Arc<World>, mut stream: UnixStream) {
             publish(&world, &id, Watcher::new(have), &mut stream, &mut reader).await;
         }
         Some(request) => {
+            if let Request::GetTime { .. } = request {
+                let mut is_held = world.is_time_held.subscribe();
+                is_held.wait_for(|is_held| !is_held).await.unwrap();
+            }
             let response = world.answer(&preamble, request);
             let _ = stream.write_all(&frame(&response).unwrap()).await;
         }
@@ -382,7 +427,7 @@ async fn publish(
             ack = receive::<Ack>(stream, reader) => match ack {
                 Some(ack) => {
                     watcher.acknowledge(&ack).unwrap();
-                    *world.state.lock().unwrap().acks.entry(id.to_owned()).or_default() += 1;
+                    world.acks(id).send_modify(|acks| *acks += 1);
                 }
                 None => return,
             },

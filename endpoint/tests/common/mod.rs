@@ -9,7 +9,9 @@
 )]
 
 pub mod authority;
+pub mod lines;
 pub mod relay;
+pub mod world;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +19,10 @@ use std::time::Duration;
 use fairway_endpoint::{
     ClockSource, CredentialSource, Endpoint, EndpointConfig, Incoming, Issued, Listen, RelayUse,
 };
-use fairway_identity::{Address, Ed25519Key, HostPort, Label, Ticket};
+use fairway_identity::{Address, Ed25519Key, HostPort, Label, RelayAddress, Ticket};
 use fairway_policy::{
-    Action, AttributeSelector, CallerRule, Door, Mode, Policy, PolicySet, Protocol,
+    Action, AttributeSelector, CallerRule, Door, HttpRule, Method, Mode, PathPattern, Policy,
+    PolicySet, Protocol,
 };
 use tokio::sync::mpsc;
 
@@ -46,7 +49,7 @@ pub fn host_port(address: std::net::SocketAddr) -> HostPort {
 }
 
 /// The authority's front, with direct links, and with links to `relays`.
-pub async fn front(authority: &Authority, relays: &[HostPort]) -> Endpoint {
+pub async fn front(authority: &Authority, relays: &[RelayAddress]) -> Endpoint {
     let mut config = EndpointConfig::new(authority.trust_domain(), authority.pin());
     config.credential = CredentialSource::Front {
         socket: authority.socket().to_owned(),
@@ -74,6 +77,25 @@ pub async fn workload(
     workload_with_token(authority, front, &token).await
 }
 
+/// The same, whose sessions wait only so long for a link.
+pub async fn workload_that_waits(
+    authority: &Authority,
+    front: &Endpoint,
+    account: &str,
+    services: &[&str],
+    session_wait: Duration,
+) -> (Endpoint, mpsc::Receiver<Incoming>) {
+    let token = authority.token(&format!("factory/{account}/{}", services.join(",")));
+    let mut config = EndpointConfig::new(authority.trust_domain(), authority.pin());
+    config.credential = CredentialSource::Workload { token };
+    config.authority = Some(host_port(front.listen_address().unwrap()));
+    config.relay_use = RelayUse::All;
+    config.session_wait = session_wait;
+    let (sender, incoming) = mpsc::channel(16);
+    config.incoming = Some(sender);
+    (Endpoint::start(config).await.unwrap(), incoming)
+}
+
 /// A sidecar that shows this token.
 pub async fn workload_with_token(
     authority: &Authority,
@@ -93,7 +115,21 @@ pub async fn workload_with_token(
 /// A device that enrolled as `name` before, offering `services`.
 pub async fn device(
     authority: &Authority,
-    relays: &[HostPort],
+    relays: &[RelayAddress],
+    name: &str,
+    services: &[(u16, &str)],
+) -> (Endpoint, mpsc::Receiver<Incoming>) {
+    let unknown = ClockSource::Unknown {
+        floor: Default::default(),
+    };
+    device_by(unknown, authority, relays, name, services).await
+}
+
+/// One that goes by this clock.
+pub async fn device_by(
+    clock: ClockSource,
+    authority: &Authority,
+    relays: &[RelayAddress],
     name: &str,
     services: &[(u16, &str)],
 ) -> (Endpoint, mpsc::Receiver<Incoming>) {
@@ -108,9 +144,56 @@ pub async fn device(
         .iter()
         .map(|(p, s)| (*p, (*s).to_owned()))
         .collect();
+    config.clock = clock;
+    let (sender, incoming) = mpsc::channel(16);
+    config.incoming = Some(sender);
+    (Endpoint::start(config).await.unwrap(), incoming)
+}
+
+/// The same at a later run: it has a credential, and no clock yet.
+pub async fn device_again(
+    authority: &Authority,
+    relays: &[RelayAddress],
+    name: &str,
+    issued: Issued,
+    services: &[(u16, &str)],
+) -> (Endpoint, mpsc::Receiver<Incoming>) {
+    let mut config = EndpointConfig::new(authority.trust_domain(), authority.pin());
+    config.credential = CredentialSource::Device {
+        namespace: label("factory"),
+        name: label(name),
+        key: authority.enrolled(name),
+    };
+    config.saved = Some(issued.credential);
+    config.trust = Some(issued.trust);
+    config.relays = relays.to_vec();
+    config.services = services
+        .iter()
+        .map(|(p, s)| (*p, (*s).to_owned()))
+        .collect();
     config.clock = ClockSource::Unknown {
         floor: Default::default(),
     };
+    let (sender, incoming) = mpsc::channel(16);
+    config.incoming = Some(sender);
+    (Endpoint::start(config).await.unwrap(), incoming)
+}
+
+/// The same, whose sessions wait only so long for a link.
+pub async fn device_that_waits(
+    authority: &Authority,
+    relays: &[RelayAddress],
+    name: &str,
+    session_wait: Duration,
+) -> (Endpoint, mpsc::Receiver<Incoming>) {
+    let mut config = EndpointConfig::new(authority.trust_domain(), authority.pin());
+    config.credential = CredentialSource::Device {
+        namespace: label("factory"),
+        name: label(name),
+        key: authority.enrolled(name),
+    };
+    config.relays = relays.to_vec();
+    config.session_wait = session_wait;
     let (sender, incoming) = mpsc::channel(16);
     config.incoming = Some(sender);
     (Endpoint::start(config).await.unwrap(), incoming)
@@ -173,6 +256,17 @@ pub fn service(name: &str) -> Door {
     Door::Service {
         service: name.to_owned(),
         protocol: Protocol::Tcp,
+    }
+}
+
+/// A service of which policy allows these requests only.
+pub fn http_service(name: &str, method: &str, path: &str) -> Door {
+    Door::Service {
+        service: name.to_owned(),
+        protocol: Protocol::Http(vec![HttpRule {
+            methods: vec![Method::new(method).unwrap()],
+            paths: vec![PathPattern::new(path).unwrap()],
+        }]),
     }
 }
 

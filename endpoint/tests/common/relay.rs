@@ -7,13 +7,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use fairway_control::limits::LINK_HEADER;
-use fairway_control::link::{CircuitId, FrameKind, Run, ToEndpoint, ToRelay, header};
+use fairway_control::link::{CircuitId, FrameKind, Instance, Run, ToEndpoint, ToRelay, header};
 use fairway_control::{FrameReader, Message, Reason, frame, reason};
 use fairway_endpoint::link::LinkReader;
-use fairway_identity::{Address, Clock, HostPort, UnixSeconds};
+use fairway_identity::{Address, Clock, RelayAddress, SpiffeId, UnixSeconds};
 use fairway_session::{
-    Admit, Batch, Config, Event, Local, Now, Output, ReadOutcome, Rules, Session, StaticSecret,
-    StreamId,
+    Admit, Batch, Config, Event, Local, Now, Output, PathId, ReadOutcome, Refusal, Rules, Session,
+    StaticSecret, StreamId,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -25,7 +25,7 @@ use super::host_port;
 
 /// A running relay; its links end with [`kill`](Self::kill).
 pub struct Relay {
-    pub address: HostPort,
+    pub address: RelayAddress,
     shared: Arc<Shared>,
     killed: CancellationToken,
 }
@@ -38,15 +38,25 @@ struct Shared {
 
 #[derive(Default)]
 struct Books {
-    names: BTreeMap<Address, mpsc::UnboundedSender<ToLink>>,
+    names: BTreeMap<Address, (Instance, mpsc::UnboundedSender<ToLink>)>,
+    /// Packets that began a circuit, as they came: what a relay that means ill
+    /// has to replay.
+    firsts: Vec<(Address, Bytes)>,
     links: Vec<mpsc::UnboundedSender<ToLink>>,
+    closed: Vec<String>,
     n_circuits: usize,
     n_links: usize,
 }
 
 enum ToLink {
+    /// Ends the link with these words, if this is who is at its other end.
+    Refuse(SpiffeId, Refusal),
     Frames(BytesMut),
     Tell(ToEndpoint),
+    /// A circuit from nobody, with this as its first packet.
+    Replay(Address, Bytes),
+    /// So many circuits from nobody, with nothing on them.
+    Silent(Address, usize),
     /// Somebody dialled a name of this link: from which link and circuit.
     Join(Address, mpsc::UnboundedSender<ToLink>, u32),
     /// The other half of a circuit: ours, the other link, its circuit.
@@ -71,7 +81,7 @@ impl Relay {
             books: Mutex::default(),
         });
         let listener = TcpListener::bind(listen).await.unwrap();
-        let address = host_port(listener.local_addr().unwrap());
+        let address = host_port(listener.local_addr().unwrap()).into();
         let killed = CancellationToken::new();
         let (all, end) = (shared.clone(), killed.clone());
         tokio::spawn(killed.clone().run_until_cancelled_owned(async move {
@@ -105,6 +115,43 @@ impl Relay {
         }
     }
 
+    /// Ends the links of `who`, who is told why, at once: what is under way on
+    /// their circuits is lost.
+    pub fn refuse(&self, who: &SpiffeId, refusal: &Refusal) {
+        for link in &self.shared.books.lock().unwrap().links {
+            let _ = link.send(ToLink::Refuse(who.clone(), refusal.clone()));
+        }
+    }
+
+    /// Opens a circuit to whoever has `name`, with the first packet of an
+    /// earlier circuit to it: every one whose first byte is `kind`. The answer
+    /// is how many there were.
+    pub fn replay(&self, name: &Address, kind: u8) -> usize {
+        let books = self.shared.books.lock().unwrap();
+        let (_, to) = &books.names[name];
+        let packets = books
+            .firsts
+            .iter()
+            .filter(|(dialled, packet)| dialled == name && packet.first() == Some(&kind));
+        let packets: Vec<_> = packets.map(|(_, packet)| packet.clone()).collect();
+        for packet in &packets {
+            let _ = to.send(ToLink::Replay(name.clone(), packet.clone()));
+        }
+        packets.len()
+    }
+
+    /// Opens so many circuits to whoever has `name`, and says nothing on them.
+    pub fn open_silently(&self, name: &Address, n_circuits: usize) {
+        let books = self.shared.books.lock().unwrap();
+        let (_, to) = &books.names[name];
+        let _ = to.send(ToLink::Silent(name.clone(), n_circuits));
+    }
+
+    /// Circuits that an endpoint closed, with the word why.
+    pub fn closed(&self) -> Vec<String> {
+        self.shared.books.lock().unwrap().closed.clone()
+    }
+
     /// Ends abruptly, with all links.
     pub fn kill(&self) {
         self.killed.cancel();
@@ -122,6 +169,8 @@ struct Link {
     me: mpsc::UnboundedSender<ToLink>,
     inbox: mpsc::UnboundedReceiver<ToLink>,
     circuits: BTreeMap<u32, (mpsc::UnboundedSender<ToLink>, u32)>,
+    /// Circuits of which nothing has come yet.
+    dialled: BTreeMap<u32, Address>,
     /// What came on circuits before they were joined.
     early: BTreeMap<u32, Vec<Run>>,
     next: CircuitId,
@@ -153,6 +202,7 @@ impl Link {
             me,
             inbox,
             circuits: BTreeMap::new(),
+            dialled: BTreeMap::new(),
             early: BTreeMap::new(),
             next: CircuitId::FIRST_OF_RELAY,
         }
@@ -187,13 +237,24 @@ impl Link {
             if circuit == CircuitId::LINK {
                 let now = self.shared.now();
                 while let Some(packet) = run.next_payload() {
-                    self.session.handle_input(now, packet);
+                    self.session.handle_input(now, PathId::FIRST, packet);
                 }
-            } else if let Some((other, id)) = self.circuits.get(&circuit.0) {
+                continue;
+            }
+            self.note_first(circuit, &run);
+            if let Some((other, id)) = self.circuits.get(&circuit.0) {
                 let _ = other.send(ToLink::Frames(run.rewrite(CircuitId(*id))));
             } else {
                 self.early.entry(circuit.0).or_default().push(run);
             }
+        }
+    }
+
+    fn note_first(&mut self, circuit: CircuitId, run: &Run) {
+        if let Some(dialled) = self.dialled.remove(&circuit.0) {
+            let packet = Bytes::copy_from_slice(run.first_payload());
+            let mut books = self.shared.books.lock().unwrap();
+            books.firsts.push((dialled, packet));
         }
     }
 
@@ -203,6 +264,13 @@ impl Link {
                 let _ = self.io.write_all(&frames).await;
             }
             ToLink::Tell(message) => self.tell(&message),
+            ToLink::Refuse(who, refusal) => {
+                let peer = self.session.peer().and_then(|peer| peer.verified());
+                if peer.is_some_and(|peer| *peer.id() == who) {
+                    let now = self.shared.now();
+                    self.session.close(now, refusal);
+                }
+            }
             ToLink::Join(destination, other, other_id) => {
                 let circuit = self.next;
                 self.next = circuit.next().unwrap();
@@ -212,6 +280,28 @@ impl Link {
                     destination,
                 });
                 let _ = other.send(ToLink::Joined(other_id, self.me.clone(), circuit.0));
+            }
+            ToLink::Replay(destination, packet) => {
+                let circuit = self.next;
+                self.next = circuit.next().unwrap();
+                self.tell(&ToEndpoint::Incoming {
+                    circuit,
+                    destination,
+                });
+                // The announcement has to be out before the packet.
+                self.drain().await;
+                let head = header(FrameKind::Data, circuit, packet.len()).unwrap();
+                let _ = self.io.write_all(&[&head[..], &packet].concat()).await;
+            }
+            ToLink::Silent(destination, n_circuits) => {
+                for _ in 0..n_circuits {
+                    let circuit = self.next;
+                    self.next = circuit.next().unwrap();
+                    self.tell(&ToEndpoint::Incoming {
+                        circuit,
+                        destination: destination.clone(),
+                    });
+                }
             }
             ToLink::Joined(circuit, other, other_id) => {
                 for run in self.early.remove(&circuit).unwrap_or_default() {
@@ -233,7 +323,7 @@ impl Link {
                 let _ = self.session.write(now, stream, &mut self.output);
             }
             match self.session.poll_output(now, &mut batch) {
-                Output::Transmit => {
+                Output::Transmit { .. } => {
                     for packet in batch.packets_mut() {
                         let length = packet.len() - LINK_HEADER;
                         let head = header(FrameKind::Data, CircuitId::LINK, length).unwrap();
@@ -274,10 +364,11 @@ impl Link {
 
     fn on_message(&mut self, message: ToRelay) {
         match message {
-            ToRelay::Register { names } => {
+            ToRelay::Register { names, instance } => {
                 for name in names {
                     let mut books = self.shared.books.lock().unwrap();
-                    books.names.insert(name.clone(), self.me.clone());
+                    let here = (instance, self.me.clone());
+                    books.names.insert(name.clone(), here);
                     drop(books);
                     self.tell(&ToEndpoint::Registered { name });
                 }
@@ -288,7 +379,7 @@ impl Link {
                     if books
                         .names
                         .get(&name)
-                        .is_some_and(|to| to.same_channel(&self.me))
+                        .is_some_and(|(_, to)| to.same_channel(&self.me))
                     {
                         books.names.remove(&name);
                     }
@@ -297,11 +388,14 @@ impl Link {
             ToRelay::Open {
                 circuit,
                 destination,
+                instance,
             } => {
+                self.dialled.insert(circuit.0, destination.clone());
                 let mut books = self.shared.books.lock().unwrap();
                 let join = ToLink::Join(destination.clone(), self.me.clone(), circuit.0);
                 let known = books.names.get(&destination);
-                if known.is_some_and(|to| to.send(join).is_ok()) {
+                let is_it = |is: &Instance| instance.is_none_or(|wanted| wanted == *is);
+                if known.is_some_and(|(is, to)| is_it(is) && to.send(join).is_ok()) {
                     books.n_circuits += 1;
                 } else {
                     drop(books);
@@ -310,6 +404,9 @@ impl Link {
                 }
             }
             ToRelay::Close { circuit, reason } => {
+                let mut books = self.shared.books.lock().unwrap();
+                books.closed.push(reason.word().to_owned());
+                drop(books);
                 if let Some((other, id)) = self.circuits.remove(&circuit.0) {
                     let circuit = CircuitId(id);
                     let _ = other.send(ToLink::Tell(ToEndpoint::Closed { circuit, reason }));
@@ -321,6 +418,12 @@ impl Link {
                     let _ = other.send(ToLink::Tell(ToEndpoint::Credit { circuit, max_bytes }));
                 }
             }
+            ToRelay::Move { circuit } => {
+                if let Some((other, id)) = self.circuits.get(&circuit.0) {
+                    let circuit = CircuitId(*id);
+                    let _ = other.send(ToLink::Tell(ToEndpoint::Move { circuit }));
+                }
+            }
         }
     }
 
@@ -328,6 +431,18 @@ impl Link {
         let mut output = BytesMut::from(std::mem::take(&mut self.output));
         output.extend_from_slice(&frame(message).unwrap());
         self.output = output.freeze();
+    }
+}
+
+/// The link is gone: whoever is at the other end of a circuit hears of it.
+impl Drop for Link {
+    fn drop(&mut self) {
+        for (other, id) in self.circuits.values() {
+            let (circuit, reason) = (CircuitId(*id), Reason::new(reason::LINK_LOST, ""));
+            let _ = other.send(ToLink::Tell(ToEndpoint::Closed { circuit, reason }));
+        }
+        let mut books = self.shared.books.lock().unwrap();
+        books.names.retain(|_, (_, to)| !to.same_channel(&self.me));
     }
 }
 

@@ -14,14 +14,17 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::post;
 use axum_server::Handle;
-use axum_server::tls_rustls::RustlsConfig;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use fairway_daemon::Drain;
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionResponse, AdmissionReview};
 use tokio::sync::Semaphore;
 
+use super::crowd::Counting;
 use super::review::Injector;
-use crate::limits::{REVIEW_BYTES_MAX, REVIEW_TIME, REVIEWS_AT_ONCE};
+use crate::limits::{
+    REVIEW_BYTES_MAX, REVIEW_TIME, REVIEWS_AT_ONCE, WEBHOOK_HEAD_TIME, WEBHOOK_IDLE_TIME,
+};
 
 /// How long reviews under way may take once the process leaves.
 const DRAIN_TIME: Duration = Duration::from_secs(10);
@@ -74,7 +77,14 @@ impl WebhookServer {
             tokio::time::sleep(LAME_DUCK_TIME).await;
             leaving.graceful_shutdown(Some(DRAIN_TIME));
         });
-        axum_server::from_tcp_rustls(self.listener, tls)?
+        let acceptor = RustlsAcceptor::new(tls)
+            .handshake_timeout(WEBHOOK_HEAD_TIME)
+            .acceptor(Counting::new());
+        let mut server = axum_server::from_tcp(self.listener)?.acceptor(acceptor);
+        let mut http1 = server.http_builder().http1();
+        http1.header_read_timeout(WEBHOOK_IDLE_TIME);
+        server
+            .first_request_timeout(WEBHOOK_HEAD_TIME)
             .handle(handle)
             .serve(router(injector).into_make_service())
             .await
@@ -123,11 +133,14 @@ mod tests {
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject;
     use serde_json::{Value, json};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
     use tokio::sync::watch;
+    use tokio_rustls::client::TlsStream;
 
     use super::*;
     use crate::inject::InjectConfig;
+    use crate::limits::WEBHOOK_CONNECTIONS_MAX;
     use crate::metrics::Metrics;
     use crate::trust::{Trust, TrustError};
     use crate::webhook::keyring::Keyring;
@@ -283,7 +296,112 @@ mod tests {
         );
     }
 
+    /// A webhook that listens, with what its clients trust.
+    struct Listening {
+        address: SocketAddr,
+        bundle: String,
+        name: String,
+    }
+
+    fn listen() -> Listening {
+        let name = "fairway-operator.fairway-system.svc".to_owned();
+        let keys = Keyring::new(std::slice::from_ref(&name), Timestamp::now()).unwrap();
+        let server = WebhookServer::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = server.address().unwrap();
+        let tls = RustlsConfig::from_config(Arc::new(keys.server_config().unwrap()));
+        tokio::spawn(server.serve(tls, injector(known()), Drain::new()));
+        let bundle = keys.ca_bundle();
+        Listening {
+            address,
+            bundle,
+            name,
+        }
+    }
+
+    impl Listening {
+        /// A connection on which this much has been said.
+        async fn say(&self, words: &[u8]) -> TcpStream {
+            let mut client = TcpStream::connect(self.address).await.unwrap();
+            client.write_all(words).await.unwrap();
+            client
+        }
+
+        /// The same after a TLS handshake.
+        async fn say_in_tls(&self, words: &[u8]) -> TlsStream<TcpStream> {
+            let mut client = connect(self.address, &self.bundle, &self.name).await;
+            client.write_all(words).await.unwrap();
+            client
+        }
+
+        async fn assert_serves(&self) {
+            let body = review(pod(json!({"containers": []})), false).to_string();
+            let answer = post(self.address, &self.bundle, &self.name, &body);
+            let answer = tokio::time::timeout(WEBHOOK_HEAD_TIME, answer).await;
+            assert!(answer.unwrap().contains("200 OK"));
+        }
+    }
+
+    /// The head of a ClientHello of 512 bytes that never come.
+    const HALF_A_HELLO: &[u8] = &[0x16, 3, 1, 2, 0];
+
+    /// Reads until the server closes.
+    async fn ended(mut client: impl AsyncRead + Unpin) {
+        let mut bytes = [0; 4_096];
+        while matches!(client.read(&mut bytes).await, Ok(n) if n > 0) {}
+    }
+
+    /// A crowd keeps nobody waiting, and is not let grow.
+    #[tokio::test]
+    async fn who_comes_in_crowds_gives_way_to_the_next() {
+        let listening = listen();
+        let mut crowd = Vec::new();
+        for _ in 0..2 * WEBHOOK_CONNECTIONS_MAX {
+            crowd.push(listening.say(HALF_A_HELLO).await);
+        }
+        listening.assert_serves().await;
+        // Long before their time would have been over.
+        for client in crowd.drain(..WEBHOOK_CONNECTIONS_MAX) {
+            let gone = tokio::time::timeout(WEBHOOK_HEAD_TIME / 5, ended(client)).await;
+            gone.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn who_says_too_little_is_gone_in_time() {
+        let listening = listen();
+        let silent = listening.say(b"").await;
+        let begun = listening.say(HALF_A_HELLO).await;
+        let no_request = listening.say_in_tls(b"").await;
+        let half_a_request = listening
+            .say_in_tls(b"POST /inject HTTP/1.1\r\nhost:")
+            .await;
+        let preface = listening.say_in_tls(b"PRI * HTTP/2.0\r\n").await;
+        let began = tokio::time::Instant::now();
+        tokio::time::pause();
+        tokio::join!(
+            ended(silent),
+            ended(begun),
+            ended(no_request),
+            ended(half_a_request),
+            ended(preface),
+        );
+        assert!(began.elapsed() <= WEBHOOK_HEAD_TIME + Duration::from_secs(1));
+    }
+
     async fn post(address: SocketAddr, bundle: &str, name: &str, body: &str) -> String {
+        let mut stream = connect(address, bundle, name).await;
+        let length = body.len();
+        let head = format!(
+            "POST /inject HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(body.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    async fn connect(address: SocketAddr, bundle: &str, name: &str) -> TlsStream<TcpStream> {
         let mut roots = rustls::RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
             roots.add(certificate.unwrap()).unwrap();
@@ -295,17 +413,8 @@ mod tests {
             .with_root_certificates(roots)
             .with_no_client_auth();
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-        let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+        let tcp = TcpStream::connect(address).await.unwrap();
         let name = name.to_owned().try_into().unwrap();
-        let mut stream = connector.connect(name, tcp).await.unwrap();
-        let length = body.len();
-        let head = format!(
-            "POST /inject HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
-        );
-        stream.write_all(head.as_bytes()).await.unwrap();
-        stream.write_all(body.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer).await;
-        String::from_utf8_lossy(&answer).into_owned()
+        connector.connect(name, tcp).await.unwrap()
     }
 }

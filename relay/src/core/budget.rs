@@ -1,5 +1,7 @@
 //! What each kind of peer may use, so that one kind cannot starve another.
 
+use fairway_daemon::{Rate, TokenBucket};
+
 use super::Time;
 
 /// A kind of peer. Each has a [`Budget`] of its own.
@@ -11,7 +13,9 @@ pub enum Class {
     Device,
     /// A genuine credential that has expired: it may reach the authority to renew.
     Expired,
-    /// No credential: it may reach the authority to enrol.
+    /// No credential, but a ticket: it may reach the authority to enrol.
+    Ticket,
+    /// Neither: it may reach the authority, for what it is worth.
     Anonymous,
 }
 
@@ -28,20 +32,13 @@ pub struct Budget {
     pub opens: Rate,
     /// How often one link may open circuits.
     pub opens_per_link: Rate,
+    /// How often one link may register or deregister a name.
+    pub names_per_link: Rate,
     /// DATA payload bytes of one circuit, both directions together, in its
     /// whole life. `None`: no limit.
     pub bytes_per_circuit: Option<u64>,
     /// How long a link may last. `None`: no limit.
     pub lifetime: Option<Time>,
-}
-
-/// A rate with a burst.
-#[derive(Clone, Copy, Debug)]
-pub struct Rate {
-    /// Sustained, in events a second.
-    pub per_second: u32,
-    /// At once, after a quiet time.
-    pub burst: u32,
 }
 
 /// The budgets of all classes.
@@ -53,13 +50,21 @@ pub struct Budgets {
     pub device: Budget,
     /// Of [`Class::Expired`].
     pub expired: Budget,
+    /// Of [`Class::Ticket`].
+    pub ticket: Budget,
     /// Of [`Class::Anonymous`].
     pub anonymous: Budget,
 }
 
 impl Class {
     /// All classes.
-    pub const ALL: [Self; 4] = [Self::Workload, Self::Device, Self::Expired, Self::Anonymous];
+    pub const ALL: [Self; 5] = [
+        Self::Workload,
+        Self::Device,
+        Self::Expired,
+        Self::Ticket,
+        Self::Anonymous,
+    ];
 
     /// A short word for logs and metrics.
     pub fn name(self) -> &'static str {
@@ -67,6 +72,7 @@ impl Class {
             Self::Workload => "workload",
             Self::Device => "device",
             Self::Expired => "expired",
+            Self::Ticket => "ticket",
             Self::Anonymous => "anonymous",
         }
     }
@@ -79,8 +85,30 @@ impl Budgets {
             Class::Workload => &self.workload,
             Class::Device => &self.device,
             Class::Expired => &self.expired,
+            Class::Ticket => &self.ticket,
             Class::Anonymous => &self.anonymous,
         }
+    }
+}
+
+impl Budgets {
+    /// The same for a process that can hold only so many connections: each
+    /// class gets less in proportion, so that none takes the places of another.
+    pub fn fit(mut self, connections: usize) -> Self {
+        let all = [
+            &mut self.workload,
+            &mut self.device,
+            &mut self.expired,
+            &mut self.ticket,
+            &mut self.anonymous,
+        ];
+        let wanted: usize = all.iter().map(|budget| budget.links).sum();
+        if wanted > connections {
+            for budget in all {
+                budget.links = (budget.links * connections / wanted).max(1);
+            }
+        }
+        self
     }
 }
 
@@ -109,61 +137,20 @@ impl Usage {
     }
 }
 
-/// A token bucket by the generic cell rate algorithm (ITU-T I.371): one time
-/// instead of a count that must be refilled.
-#[derive(Debug)]
-pub(super) struct TokenBucket {
-    rate: Rate,
-    /// When the bucket will be full again.
-    full_at: Time,
-}
-
-impl TokenBucket {
-    pub(super) fn new(rate: Rate) -> Self {
-        Self {
-            rate,
-            full_at: Time::ZERO,
-        }
-    }
-
-    pub(super) fn take(&mut self, now: Time) -> bool {
-        let Some(one) = Time::from_secs(1).checked_div(self.rate.per_second) else {
-            return false;
-        };
-        let full_at = self.full_at.max(now) + one;
-        let fits = full_at - now <= one * self.rate.burst;
-        if fits {
-            self.full_at = full_at;
-        }
-        fits
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::limits::BUDGETS;
 
     #[test]
-    fn a_bucket_gives_its_burst_and_then_its_rate() {
-        let mut bucket = TokenBucket::new(Rate {
-            per_second: 10,
-            burst: 3,
-        });
-        let mut now = Time::from_secs(7);
-        let taken = |bucket: &mut TokenBucket, now| (0..100).filter(|_| bucket.take(now)).count();
-        assert_eq!(taken(&mut bucket, now), 3);
-        now += Time::from_millis(99);
-        assert_eq!(taken(&mut bucket, now), 0);
-        now += Time::from_millis(101);
-        assert_eq!(taken(&mut bucket, now), 2);
-        now += Time::from_secs(3_600);
-        assert_eq!(taken(&mut bucket, now), 3);
-    }
-
-    #[test]
-    fn a_rate_or_burst_of_zero_gives_nothing() {
-        for (per_second, burst) in [(0, 3), (3, 0)] {
-            assert!(!TokenBucket::new(Rate { per_second, burst }).take(Time::ZERO));
-        }
+    fn with_few_connections_every_class_keeps_its_share() {
+        let all = |budgets: super::Budgets| {
+            let links = super::Class::ALL.map(|class| budgets.of(class).links);
+            (links.iter().sum::<usize>(), links)
+        };
+        assert_eq!(all(BUDGETS.fit(1 << 20)).1, all(BUDGETS).1);
+        let (sum, links) = all(BUDGETS.fit(1_000));
+        assert!(sum <= 1_000, "{links:?}");
+        assert!(links.iter().all(|&links| links > 20), "{links:?}");
+        assert_eq!(all(BUDGETS.fit(0)).1, [1; 5]);
     }
 }

@@ -1,7 +1,7 @@
 //! Two links joined.
 
 use fairway_control::Reason;
-use fairway_control::limits::CIRCUIT_CREDIT;
+use fairway_control::limits::{CIRCUIT_CREDIT, LINK_PAYLOAD_MAX};
 use fairway_control::link::{CircuitId, ReceiveCredit};
 use fairway_identity::Address;
 
@@ -16,7 +16,9 @@ pub(super) struct Half {
     /// Polices what comes from the link at this end.
     credit: ReceiveCredit,
     /// DATA payload bytes that came from this end.
-    pub(super) bytes: u64,
+    bytes: u64,
+    /// The same of DATAGRAMs, which no credit counts.
+    datagram_bytes: u64,
     /// What the opener asked for; at its end only.
     pub(super) opened: Option<Box<Opened>>,
 }
@@ -27,6 +29,8 @@ pub(super) struct Opened {
     pub(super) class: Class,
     pub(super) destination: Address,
     pub(super) at: Time,
+    /// The opener was told that its callee is about to leave.
+    pub(super) is_asked_to_move: bool,
 }
 
 /// What a circuit did in its life, for the access log.
@@ -40,9 +44,9 @@ pub struct CircuitRecord {
     pub destination: Address,
     /// The link that it led to.
     pub callee: LinkId,
-    /// DATA payload bytes from the opener.
+    /// Payload bytes from the opener.
     pub bytes_in: u64,
-    /// DATA payload bytes to the opener.
+    /// Payload bytes to the opener.
     pub bytes_out: u64,
     /// How long it lasted.
     pub duration: Time,
@@ -60,6 +64,7 @@ impl Half {
             other,
             credit: ReceiveCredit::new(),
             bytes: 0,
+            datagram_bytes: 0,
             opened: opened.map(Box::new),
         }
     }
@@ -72,12 +77,28 @@ impl Half {
         fits
     }
 
-    /// The other end granted this one `max_bytes`; the answer is whether that
-    /// is news. What it has consumed it has received, so a grant beyond that
+    /// Counts DATAGRAMs that came from this end.
+    pub(super) fn receive_datagrams(&mut self, payload: usize) {
+        self.datagram_bytes += payload as u64;
+    }
+
+    /// All payload bytes that came from this end.
+    pub(super) fn all_bytes(&self) -> u64 {
+        self.bytes.saturating_add(self.datagram_bytes)
+    }
+
+    /// The other end granted this one `max_bytes`; the answer is whether to
+    /// pass it on. What it has consumed it has received, so a grant beyond that
     /// and one window is a lie that would make this relay's memory the window.
+    ///
+    /// A raise by less than a frame waits until it is more: who grants by
+    /// the byte would make a message of each.
     pub(super) fn grant(&mut self, max_bytes: u64) -> Result<bool, GrantTooLarge> {
         if max_bytes > self.bytes.saturating_add(CIRCUIT_CREDIT) {
             return Err(GrantTooLarge);
+        }
+        if max_bytes < self.credit.granted() + LINK_PAYLOAD_MAX as u64 {
+            return Ok(false);
         }
         Ok(self.credit.grant(max_bytes))
     }
@@ -99,5 +120,28 @@ mod tests {
         assert!(!half.grant(5).unwrap());
         assert!(half.receive(window));
         assert!(half.grant(CIRCUIT_CREDIT * 3 + 1).is_err());
+    }
+
+    /// Else somebody's datagrams would let the other end grant what nobody has sent.
+    #[test]
+    fn datagrams_are_counted_but_are_no_credit() {
+        let mut half = Half::new((LinkId(1), CircuitId(2)), None);
+        half.receive_datagrams(CIRCUIT_CREDIT as usize);
+        assert_eq!((half.bytes, half.all_bytes()), (0, CIRCUIT_CREDIT));
+        assert!(
+            half.grant(CIRCUIT_CREDIT + LINK_PAYLOAD_MAX as u64)
+                .is_err()
+        );
+        assert!(half.receive(CIRCUIT_CREDIT as usize));
+    }
+
+    #[test]
+    fn credit_by_the_byte_is_passed_on_by_the_frame() {
+        let mut half = Half::new((LinkId(1), CircuitId(2)), None);
+        let n_frames = 4;
+        assert!(half.receive(n_frames * LINK_PAYLOAD_MAX));
+        let raises = CIRCUIT_CREDIT..=CIRCUIT_CREDIT + (n_frames * LINK_PAYLOAD_MAX) as u64;
+        let passed: Vec<_> = raises.filter(|&max| half.grant(max).unwrap()).collect();
+        assert_eq!(passed.len(), n_frames);
     }
 }

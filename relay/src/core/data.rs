@@ -34,6 +34,35 @@ impl Core {
             );
             return Forward::Drop;
         }
+        self.within_budget(now, id, circuit, other)
+    }
+
+    /// DATAGRAMs with `payload` bytes came from `id` on `circuit`: where do they
+    /// go? No credit limits them: what the other link does not take in time is
+    /// thrown away.
+    pub fn forward_datagrams(
+        &mut self,
+        now: Time,
+        id: LinkId,
+        circuit: CircuitId,
+        payload: usize,
+    ) -> Forward {
+        let Some(half) = self.half(id, circuit) else {
+            self.runs_dropped += 1;
+            return Forward::Drop;
+        };
+        half.receive_datagrams(payload);
+        let other = half.other;
+        self.within_budget(now, id, circuit, other)
+    }
+
+    fn within_budget(
+        &mut self,
+        now: Time,
+        id: LinkId,
+        circuit: CircuitId,
+        other: (LinkId, CircuitId),
+    ) -> Forward {
         if self.is_budget_spent(id, circuit, other) {
             self.runs_dropped += 1;
             self.reset_circuit(
@@ -90,7 +119,7 @@ impl Core {
         let mut max = None;
         for (link, circuit) in [(id, circuit), other] {
             if let Some(half) = self.half(link, circuit) {
-                bytes += half.bytes;
+                bytes += half.all_bytes();
                 if let Some(opened) = &half.opened {
                     max = budgets.of(opened.class).bytes_per_circuit;
                 }

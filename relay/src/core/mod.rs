@@ -30,12 +30,13 @@ mod requests;
 mod switch;
 mod who;
 
-pub use self::budget::{Budget, Budgets, Class, Rate};
+pub use self::budget::{Budget, Budgets, Class};
 pub use self::circuit::CircuitRecord;
 pub use self::memory::MemoryLimits;
 pub use self::output::{Forward, LinkDescription, LinkId, Output, Refusal, Stats};
 pub use self::switch::{Core, Settings};
 pub use self::who::Who;
+pub use fairway_daemon::Rate;
 
 /// Monotonic time, from an origin that the shell chooses.
 pub type Time = std::time::Duration;

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use fairway_control::link::{CircuitId, ToEndpoint};
+use fairway_control::link::{CircuitId, Instance, ToEndpoint};
 use fairway_control::{Reason, reason};
+use fairway_daemon::TokenBucket;
 use fairway_identity::{Address, RevocationList, Uid, VerifiedTrustSet};
 
-use super::budget::{Budgets, Class, TokenBucket, Usage};
+use super::budget::{Budgets, Class, Usage};
 use super::circuit::{CircuitRecord, Half};
 use super::drain::Drain;
 use super::memory::{Memory, MemoryLimits};
@@ -49,6 +50,9 @@ pub struct Core {
     pub(super) memory: Memory,
     /// When links of limited lifetime end.
     pub(super) deadlines: BTreeSet<(Time, LinkId)>,
+    /// Links of limited lifetime that have no circuit, the oldest first: they
+    /// give way to others of their class.
+    pub(super) idle: BTreeSet<(Class, LinkId)>,
     pub(super) drain: Option<Drain>,
     pub(super) outputs: VecDeque<Output>,
     pub(super) runs_dropped: u64,
@@ -63,7 +67,10 @@ pub(super) struct Link {
     /// Few; a vector is the smallest.
     pub(super) names: Vec<Address>,
     pub(super) circuits: HashMap<CircuitId, Half>,
+    /// The process at the other end, once it has registered.
+    pub(super) instance: Option<Instance>,
     pub(super) opens: TokenBucket,
+    pub(super) name_changes: TokenBucket,
     /// The next id that we pick.
     pub(super) next_incoming: Option<CircuitId>,
     pub(super) messages: VecDeque<ToEndpoint>,
@@ -102,6 +109,7 @@ impl Core {
             usage: Class::ALL.into_iter().map(usage).collect(),
             memory: Memory::default(),
             deadlines: BTreeSet::new(),
+            idle: BTreeSet::new(),
             drain: None,
             outputs: VecDeque::new(),
             runs_dropped: 0,
@@ -140,7 +148,10 @@ impl Core {
         self.last_link += 1;
         let id = LinkId(self.last_link);
         let deadline = budget.lifetime.map(|lifetime| now + lifetime);
-        self.deadlines.extend(deadline.map(|at| (at, id)));
+        if let Some(at) = deadline {
+            self.deadlines.insert((at, id));
+            self.idle.insert((class, id));
+        }
         self.usage(class).links += 1;
         self.join_identity(&who, id);
         let link = Link {
@@ -149,7 +160,9 @@ impl Core {
             deadline,
             names: Vec::new(),
             circuits: HashMap::new(),
+            instance: None,
             opens: TokenBucket::new(budget.opens_per_link),
+            name_changes: TokenBucket::new(budget.names_per_link),
             next_incoming: Some(CircuitId::FIRST_OF_RELAY),
             messages: VecDeque::new(),
             leaving: false,
@@ -175,6 +188,7 @@ impl Core {
         self.memory.remove_link(id);
         if let Some(at) = deadline {
             self.deadlines.remove(&(at, id));
+            self.idle.remove(&(class, id));
         }
         if let Some(link) = self.links.remove(&id) {
             self.leave_identity(&link.who, id);
@@ -270,6 +284,11 @@ impl Core {
     pub fn describe_links(&self, max: usize) -> Vec<LinkDescription> {
         let links = self.links.iter().take(max);
         links.map(|(&id, link)| link.describe(id)).collect()
+    }
+
+    /// Whether somebody has registered `name`.
+    pub fn is_registered(&self, name: &Address) -> bool {
+        self.names.contains(name)
     }
 
     /// Links and open circuits of a class.
@@ -377,11 +396,13 @@ impl Core {
         } else {
             (other.0, far, id, near)
         };
+        let (bytes_in, bytes_out) = (from.all_bytes(), to.all_bytes());
         let Some(opened) = from.opened else {
             debug_assert!(false, "one end of a circuit has opened it");
             return Some(other);
         };
         self.usage(opened.class).circuits -= 1;
+        self.book_if_idle(opener);
         let peer = self.who(opener).map(ToString::to_string);
         self.outputs
             .push_back(Output::CircuitEnded(Box::new(CircuitRecord {
@@ -389,8 +410,8 @@ impl Core {
                 peer: peer.unwrap_or_default(),
                 destination: opened.destination,
                 callee,
-                bytes_in: from.bytes,
-                bytes_out: to.bytes,
+                bytes_in,
+                bytes_out,
                 duration: now.saturating_sub(opened.at),
                 reason: reason.clone(),
             })));
@@ -424,6 +445,9 @@ impl Core {
             return;
         };
         let links = self.identities.entry(uid.clone()).or_default();
+        if links.is_empty() {
+            links.reserve_exact(1);
+        }
         links.push(id);
         let is_full = links.len() > limits::LINKS_PER_IDENTITY_MAX;
         let oldest = links.first().copied().filter(|_| is_full);
@@ -448,18 +472,26 @@ impl Core {
         }
     }
 
+    /// A link of limited lifetime may have nothing to do any more.
+    fn book_if_idle(&mut self, id: LinkId) {
+        if let Some(link) = self.links.get(&id)
+            && link.deadline.is_some()
+            && link.circuits.is_empty()
+            && !link.closing
+        {
+            self.idle.insert((link.class, id));
+        }
+    }
+
     /// Closes the oldest link of a class that has no circuit, so that one that
     /// wants to do something can come in. Not for links with a credential:
     /// being idle is their trade.
     fn evict_idle(&mut self, class: Class) -> bool {
-        if self.settings.budgets.of(class).lifetime.is_none() {
-            return false;
-        }
-        let idle = |link: &Link| link.class == class && link.circuits.is_empty() && !link.closing;
-        let oldest = self.links.iter().find(|(_, link)| idle(link));
-        let Some((&id, _)) = oldest else {
+        let of_class = (class, LinkId(0))..=(class, LinkId(u64::MAX));
+        let Some(&(_, id)) = self.idle.range(of_class).next() else {
             return false;
         };
+        self.idle.remove(&(class, id));
         self.close_link(
             id,
             reason::OVERLOADED,

@@ -23,7 +23,9 @@ pub enum Who {
         /// When it was issued.
         issued_at: UnixSeconds,
     },
-    /// It showed none.
+    /// It showed none, but a ticket that has not expired.
+    TicketHolder,
+    /// It showed nothing.
     Anonymous,
 }
 
@@ -36,6 +38,7 @@ impl Who {
                 Subject::Workload { .. } => Class::Workload,
             },
             Self::Expired { .. } => Class::Expired,
+            Self::TicketHolder => Class::Ticket,
             Self::Anonymous => Class::Anonymous,
         }
     }
@@ -47,7 +50,8 @@ impl Who {
             (Self::Verified(peer), Some(trust)) => {
                 *name != Address::Relay && peer.answers_to(name, trust)
             }
-            (Self::Verified(_), None) | (Self::Expired { .. } | Self::Anonymous, _) => false,
+            (Self::Verified(_), None)
+            | (Self::Expired { .. } | Self::TicketHolder | Self::Anonymous, _) => false,
         }
     }
 
@@ -66,7 +70,9 @@ impl Who {
         match (allowed, self) {
             (true, _) => Ok(()),
             (false, Self::Verified(_)) => Err(reason::FORBIDDEN),
-            (false, Self::Expired { .. } | Self::Anonymous) => Err(reason::AUTHORITY_ONLY),
+            (false, Self::Expired { .. } | Self::TicketHolder | Self::Anonymous) => {
+                Err(reason::AUTHORITY_ONLY)
+            }
         }
     }
 
@@ -75,7 +81,7 @@ impl Who {
         match self {
             Self::Verified(peer) => Some(peer.uid()),
             Self::Expired { uid, .. } => Some(uid),
-            Self::Anonymous => None,
+            Self::TicketHolder | Self::Anonymous => None,
         }
     }
 
@@ -83,7 +89,7 @@ impl Who {
         match self {
             Self::Verified(peer) => revoked.revokes(peer.uid(), peer.issued_at()),
             Self::Expired { uid, issued_at, .. } => revoked.revokes(uid, *issued_at),
-            Self::Anonymous => false,
+            Self::TicketHolder | Self::Anonymous => false,
         }
     }
 }
@@ -93,6 +99,7 @@ impl fmt::Display for Who {
         match self {
             Self::Verified(peer) => write!(f, "{}", peer.id()),
             Self::Expired { id, .. } => write!(f, "{id} (expired)"),
+            Self::TicketHolder => f.write_str("ticket holder"),
             Self::Anonymous => f.write_str("anonymous"),
         }
     }

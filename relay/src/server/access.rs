@@ -1,5 +1,6 @@
 //! The access log: one line for each link and each circuit.
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ pub(super) fn link_ended(
         tracing::debug!(
             event = "link-failed",
             remote = %link.remote,
+            transport = %link.transport,
             bytes_in,
             bytes_out,
             duration_ms = millis(duration),
@@ -42,9 +44,22 @@ pub(super) fn link_ended(
         link = link.seq,
         peer,
         remote = %link.remote,
+        transport = %link.transport,
         bytes_in,
         bytes_out,
         duration_ms = millis(duration),
+        reason = why.word(),
+        text = why.text(),
+    );
+}
+
+/// A connection was closed at once.
+pub(super) fn connection_refused(metrics: &Metrics, remote: SocketAddr, why: &Reason) {
+    let label = ReasonLabel::new(why.word());
+    metrics.connections_refused.get_or_create(&label).inc();
+    tracing::debug!(
+        event = "connection-refused",
+        %remote,
         reason = why.word(),
         text = why.text(),
     );

@@ -1,7 +1,7 @@
 //! The session on circuit 0 of a link, and the control stream in it.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::{Bytes, BytesMut};
 use fairway_control::limits::LINK_HEADER;
@@ -9,8 +9,8 @@ use fairway_control::link::{CircuitId, FrameKind, Run, ToEndpoint, ToRelay, head
 use fairway_control::{FrameReader, Reason, frame, reason};
 use fairway_identity::{Address, VerifiedTrustSet};
 use fairway_session::{
-    AnswerError, Batch, Code, Config, Event, Grant, Now, Output, PeerInfo, Permit, ReadOutcome,
-    Refusal, Session, StreamId, Time, code,
+    AnswerError, Batch, Code, Config, Event, Grant, Now, Output, PathId, PeerInfo, Permit,
+    ReadOutcome, Refusal, Session, StreamId, Time, code,
 };
 
 use super::identity::Identity;
@@ -50,9 +50,8 @@ impl Control {
         seed: [u8; 32],
         now: Now,
     ) -> Result<Self, AnswerError> {
-        let names: Arc<[Address]> = Arc::new([Address::Relay]);
         let (local, rules) = (identity.local.clone(), identity.rules.clone());
-        let session = Session::answer(config(), local, rules, names, seed, now)?;
+        let session = Session::answer(CONFIG.clone(), local, rules, NAMES.clone(), seed, now)?;
         Ok(Self {
             session,
             stream: None,
@@ -69,7 +68,8 @@ impl Control {
     pub(super) fn input(&mut self, now: Now, mut run: Run) {
         while let Some(packet) = run.next_payload() {
             // Out of the large read buffer: the session may keep it for a while.
-            self.session.handle_input(now, BytesMut::from(&packet[..]));
+            self.session
+                .handle_input(now, PathId::FIRST, BytesMut::from(&packet[..]));
         }
     }
 
@@ -115,7 +115,7 @@ impl Control {
         self.write(now);
         loop {
             match self.session.poll_output(now, batch) {
-                Output::Transmit => {}
+                Output::Transmit { .. } => {}
                 Output::Event(event) => self.on_event(now, event),
                 Output::Timeout(at) => {
                     self.timeout = at;
@@ -194,6 +194,13 @@ impl Control {
             | Event::Finished(_)
             | Event::Datagram(_)
             | Event::Alive => {}
+            // The same subject; the session judges it by its newer credential.
+            Event::Renewed(_) => {}
+            // The session of a link ends with its connection: it has one path.
+            Event::PathActive { .. }
+            | Event::PathFailed { .. }
+            | Event::PathSilent { .. }
+            | Event::PathRecovered { .. } => {}
         }
     }
 
@@ -263,8 +270,9 @@ impl Control {
     }
 }
 
-/// A control stream needs little room: it carries short messages.
-fn config() -> Config {
+/// A control stream needs little room: it carries short messages. Made once,
+/// and shared by all links.
+static CONFIG: LazyLock<Config> = LazyLock::new(|| {
     Config::new()
         .session_window(limits::CONTROL_WINDOW)
         .and_then(|config| config.stream_window(limits::CONTROL_WINDOW))
@@ -272,7 +280,10 @@ fn config() -> Config {
         .and_then(|config| config.max_streams(2))
         .expect("the limits are in range")
         .handshake_timeout(limits::HANDSHAKE_TIMEOUT)
-}
+});
+
+/// What a relay answers to, likewise.
+static NAMES: LazyLock<Arc<[Address]>> = LazyLock::new(|| Arc::new([Address::Relay]));
 
 /// Puts frame headers before the packets and queues them as one piece.
 fn transmit(batch: &mut Batch, out: &mut Outbound) {

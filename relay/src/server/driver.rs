@@ -13,29 +13,34 @@ use std::task::{Context, Poll};
 
 use fairway_control::link::{CircuitId, FrameError, Run};
 use fairway_control::{Reason, reason};
-use fairway_daemon::DrainGuard;
+use fairway_daemon::{DrainGuard, Entry};
 use fairway_endpoint::link::LinkReader;
 use fairway_session::{PeerInfo, Standing};
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::{Instant, Sleep};
 
 use super::access;
 use super::control::Said;
 use super::link::Link;
 use super::shared::{Routed, Shared, lost};
-use crate::core::Who;
+use super::socket::Source;
+use crate::core::{Core, Who};
 use crate::limits;
 
 /// Drives one link until it ends.
 pub(super) struct Driver {
     shared: Arc<Shared>,
     link: Arc<Link>,
-    socket: OwnedReadHalf,
+    socket: Source,
     reader: LinkReader,
     /// Runs that were read and not yet passed on.
     runs: Vec<Run>,
     routed: Vec<Routed>,
-    peer: Option<String>,
+    /// Who was not let in, for the log.
+    refused: Option<String>,
+    /// Whoever is at the other end has shown who they are.
+    is_known: bool,
+    /// Counts the connection.
+    entry: Entry,
     /// Its credential is valid.
     is_trusted: bool,
     sleep: Pin<Box<Sleep>>,
@@ -47,7 +52,7 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(shared: Arc<Shared>, link: Arc<Link>, socket: OwnedReadHalf) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, link: Arc<Link>, socket: Source, entry: Entry) -> Self {
         let now = Instant::now();
         let mut reader = LinkReader::new();
         reader.set_read_size_max(0);
@@ -58,7 +63,9 @@ impl Driver {
             reader,
             runs: Vec::new(),
             routed: Vec::new(),
-            peer: None,
+            refused: None,
+            is_known: false,
+            entry,
             is_trusted: false,
             sleep: Box::pin(tokio::time::sleep_until(now)),
             began: now,
@@ -78,21 +85,27 @@ impl Driver {
 
     /// The link is over: everybody is told, and it is logged.
     async fn finish(mut self: Box<Self>, why: Reason) {
-        self.shared.end_half_open(&self.link);
         self.shared.hold_for_reading(self.read_bytes, 0);
         // A peer that is still there is told why, if this side ends it.
         let outputs = self.shared.close(&self.link, &why);
         self.shared.act(outputs);
+        // The core knows who it was; a name for each link would be kept twice.
+        let mut peer = self.refused.take();
         if let Some(id) = self.link.id() {
+            let who = |core: &mut Core| core.who(id).map(ToString::to_string);
+            peer = self.shared.with_core(who);
             self.shared.link_down(id, &why);
         }
-        let flushed = std::future::poll_fn(|cx| self.poll_write(cx));
+        let gone = async {
+            let _ = std::future::poll_fn(|cx| self.poll_write(cx)).await;
+            std::future::poll_fn(|cx| self.link.socket.poll_close(cx)).await;
+        };
         // A socket that takes nothing any more is simply closed.
-        let _ = tokio::time::timeout(limits::CLOSE_LINGER, flushed).await;
+        let _ = tokio::time::timeout(limits::CLOSE_LINGER, gone).await;
         access::link_ended(
             &self.shared.metrics,
             &self.link,
-            self.peer.as_deref(),
+            peer.as_deref(),
             self.began.elapsed(),
             &why,
         );
@@ -108,7 +121,7 @@ impl Driver {
     /// One turn: a bounded amount of work. The error is the end of the link.
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), Reason> {
         self.link.register(cx);
-        if self.link.is_evicted() && self.peer.is_none() {
+        if !self.is_known && self.entry.poll_evicted(cx).is_ready() {
             return Err(Reason::new(
                 reason::OVERLOADED,
                 "too many links in their handshake",
@@ -180,13 +193,8 @@ impl Driver {
         if self.runs.is_empty() {
             return;
         }
-        let routed = &mut self.routed;
-        let outputs = self.shared.route(
-            id,
-            self.runs.drain(..),
-            |run| (run.circuit(), run.payload_len()),
-            |run, link, circuit| routed.push((link, circuit, run.rewrite(circuit).freeze())),
-        );
+        let runs = self.runs.drain(..);
+        let outputs = self.shared.route(id, runs, &mut self.routed);
         let more = self.shared.send(&mut self.routed);
         self.shared.act(outputs);
         self.shared.act(more);
@@ -244,18 +252,29 @@ impl Driver {
                 uid: was.uid().clone(),
                 issued_at: was.issued_at(),
             },
+            Standing::TicketHolder(_) => Who::TicketHolder,
             Standing::Anonymous => Who::Anonymous,
         };
-        self.peer = Some(who.to_string());
+        self.is_known = true;
         self.is_trusted = matches!(who, Who::Verified(_));
-        let id = self
-            .shared
-            .link_up(&self.link, who)
-            .map_err(|refused| refused.0)?;
-        self.shared.end_half_open(&self.link);
+        let name = who.to_string();
+        let id = match self.shared.link_up(&self.link, who) {
+            Ok(id) => id,
+            Err(refusal) => {
+                self.refused = Some(name);
+                return Err(refusal.0);
+            }
+        };
+        self.entry.authenticated();
+        let circuits = if self.is_trusted {
+            limits::QUIC_CIRCUITS_MAX
+        } else {
+            limits::QUIC_CIRCUITS_UNTRUSTED_MAX
+        };
+        self.link.socket.authenticated(circuits);
         // There may be a newer trust set than when the handshake began.
         self.shared.judge(&self.link);
-        tracing::debug!(event = "link", link = id.number(), peer = self.peer, remote = %self.link.remote, "link is up");
+        tracing::debug!(event = "link", link = id.number(), peer = name, remote = %self.link.remote, "link is up");
         Ok(())
     }
 
@@ -289,8 +308,7 @@ impl Driver {
                 Ok(false) => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
-            let socket = self.link.socket.as_ref();
-            if socket.poll_write_ready(cx).is_pending() {
+            if self.link.socket.poll_write_ready(cx).is_pending() {
                 self.link.is_armed.store(true, Ordering::Release);
                 return Poll::Pending;
             }

@@ -20,12 +20,13 @@ pub struct IdentitySource {
 }
 
 impl Identity {
-    /// An identity with the revocations of `rules`. A relay offers nothing by
+    /// An identity with the revocations and the tickets of `rules`. A relay offers nothing by
     /// policy; what it offers (control streams) also those without a
     /// credential may have.
     pub fn new(local: Local, rules: &Rules) -> Self {
         let rules = Rules {
             revoked: rules.revoked.clone(),
+            tickets: rules.tickets.clone(),
             admit: Admit::AlsoAnonymous,
             ..Rules::default()
         };

@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
+use fairway_identity::Transport;
 use futures::task::AtomicWaker;
-use tokio::net::tcp::OwnedWriteHalf;
 
 use super::control::Control;
 use super::outbound::Outbound;
+use super::socket::Sink;
 use crate::core::{LinkId, Time};
 
 /// A link, as other links' drivers see it.
@@ -20,14 +21,14 @@ pub(super) struct Link {
     /// Unique in the process; in order of acceptance.
     pub(super) seq: u64,
     pub(super) remote: SocketAddr,
-    pub(super) socket: OwnedWriteHalf,
+    pub(super) transport: Transport,
+    pub(super) socket: Sink,
     control: Mutex<Control>,
     out: Mutex<Outbound>,
     id: OnceLock<LinkId>,
     waker: AtomicWaker,
     /// The driver waits for the socket to take more.
     pub(super) is_armed: AtomicBool,
-    is_evicted: AtomicBool,
     /// When the driver wakes by itself, in microseconds; for those who changed
     /// the session's timer.
     wakes_at_micros: AtomicU64,
@@ -39,19 +40,20 @@ impl Link {
     pub(super) fn new(
         seq: u64,
         remote: SocketAddr,
-        socket: OwnedWriteHalf,
+        transport: Transport,
+        socket: Sink,
         control: Control,
     ) -> Self {
         Self {
             seq,
             remote,
+            transport,
             socket,
             control: Mutex::new(control),
             out: Mutex::default(),
             id: OnceLock::new(),
             waker: AtomicWaker::new(),
             is_armed: AtomicBool::new(false),
-            is_evicted: AtomicBool::new(false),
             wakes_at_micros: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
@@ -85,16 +87,6 @@ impl Link {
 
     pub(super) fn register(&self, cx: &std::task::Context<'_>) {
         self.waker.register(cx.waker());
-    }
-
-    /// Others need its place among the half-open links.
-    pub(super) fn evict(&self) {
-        self.is_evicted.store(true, Ordering::Relaxed);
-        self.wake();
-    }
-
-    pub(super) fn is_evicted(&self) -> bool {
-        self.is_evicted.load(Ordering::Relaxed)
     }
 
     pub(super) fn set_wakes_at(&self, at: Option<Time>) {

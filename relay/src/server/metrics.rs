@@ -17,6 +17,8 @@ pub struct Metrics {
     pub(super) half_open: Gauge,
     pub(super) queued_bytes: Gauge,
     pub(super) links_accepted: Counter,
+    pub(super) quic_retries: Counter,
+    pub(super) connections_refused: Family<ReasonLabel, Counter>,
     pub(super) links_failed: Family<ReasonLabel, Counter>,
     pub(super) links_ended: Family<ReasonLabel, Counter>,
     pub(super) circuits_ended: Family<ReasonLabel, Counter>,
@@ -25,6 +27,7 @@ pub struct Metrics {
     pub(super) bytes_received: Counter,
     pub(super) bytes_sent: Counter,
     pub(super) runs_dropped: Counter,
+    pub(super) datagrams_dropped: Counter,
 }
 
 /// A kind of peer.
@@ -71,9 +74,11 @@ const KNOWN_REASONS: &[&str] = &[
     "idle-timeout",
     "link-lost",
     "malformed",
+    "moved",
     "name-mismatch",
     "name-not-yours",
     "not-here",
+    "other-instance",
     "overloaded",
     "peer-unreachable",
     "policy-denied",
@@ -81,6 +86,7 @@ const KNOWN_REASONS: &[&str] = &[
     "revoked",
     "shutdown",
     "trust-refused",
+    "unknown-session",
 ];
 
 impl Metrics {
@@ -94,6 +100,11 @@ impl Metrics {
             "circuits",
             "Open circuits, by who opened them",
             m.circuits.clone(),
+        );
+        registry.register(
+            "connections_refused",
+            "Connections closed at once, before a handshake",
+            m.connections_refused.clone(),
         );
         registry.register(
             "links_failed",
@@ -129,12 +140,22 @@ impl Metrics {
         }
         for (name, help, counter) in [
             ("links_accepted", "Connections accepted", &m.links_accepted),
+            (
+                "quic_retries",
+                "QUIC connections that had to show their address first",
+                &m.quic_retries,
+            ),
             ("received_bytes", "Bytes read from links", &m.bytes_received),
             ("sent_bytes", "Bytes written to links", &m.bytes_sent),
             (
                 "dropped_runs",
                 "Runs of frames dropped: their circuit was gone or overran",
                 &m.runs_dropped,
+            ),
+            (
+                "datagrams_dropped",
+                "Datagrams thrown away because their link was slower",
+                &m.datagrams_dropped,
             ),
         ] {
             registry.register(name, help, counter.clone());

@@ -6,17 +6,20 @@
 //! What a socket does not take waits in that link's `outbound` queue, is
 //! counted by the core, and stalls nobody else.
 //!
-//! Reading order: [`Server`], `driver`, `link`, `shared`, `control` (the
-//! session on circuit 0), `outbound`, `access` and `metrics`.
+//! Reading order: [`Server`], `listen`, `driver`, `link`, `socket`, `shared`,
+//! `control` (the session on circuit 0), `outbound`, `access` and `metrics`.
 
 mod access;
+mod certificate;
 mod control;
 mod driver;
 mod identity;
 mod link;
+mod listen;
 mod metrics;
 mod outbound;
 mod shared;
+mod socket;
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,51 +27,59 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fairway_control::{Reason, reason};
-use fairway_daemon::Drain;
-use fairway_identity::VerifiedTrustSet;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::MissedTickBehavior;
+use fairway_daemon::{Drain, Gate, GateLimits};
+use fairway_identity::{Address, VerifiedTrustSet};
+use tokio::time::{Instant, MissedTickBehavior};
 
+pub use self::certificate::{Certificate, CertificateError};
 pub use self::identity::{Identity, IdentitySource};
 pub use self::metrics::Metrics;
 
-use self::control::Control;
-use self::driver::Driver;
-use self::link::Link;
+use self::listen::Listeners;
 use self::shared::Shared;
 use crate::core::{Class, Settings};
 use crate::limits;
 
 /// How a server is set up.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// Where links are accepted.
+    /// Where links over TCP are accepted.
     pub listen: SocketAddr,
+    /// Where links over QUIC are, if any.
+    pub listen_quic: Option<SocketAddr>,
+    /// Where links over TLS and WebSocket are, if any.
+    pub listen_tls: Option<SocketAddr>,
+    /// What TLS and QUIC show.
+    pub certificate: Certificate,
     /// Budgets and memory.
     pub settings: Settings,
-    /// Connections at once, authenticated or not; further ones are closed at once.
-    pub connections_max: usize,
-    /// Links that may be in their handshake at once.
-    pub half_open_max: usize,
+    /// Connections: how many at once, how many in their handshake, how fast.
+    pub gate: GateLimits,
     /// Over how long a drain tells links to move.
     pub drain_span: Duration,
 }
 
 /// The server did not start.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}; is another process using it?")]
-pub struct ListenError {
-    /// The address in question.
-    pub address: SocketAddr,
-    /// What the operating system said.
-    pub source: io::Error,
+pub enum ListenError {
+    /// An address is taken, or not this machine's.
+    #[error("cannot listen on {address}; is another process using it?")]
+    Address {
+        /// The address in question.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// There is no certificate for TLS and QUIC.
+    #[error("there is no TLS certificate")]
+    Certificate(#[from] CertificateError),
 }
 
 /// Accepts links and switches circuits.
 #[derive(Debug)]
 pub struct Server {
     config: ServerConfig,
-    listener: TcpListener,
+    listeners: Listeners,
     shared: Arc<Shared>,
 }
 
@@ -79,13 +90,31 @@ pub struct Inspector {
 }
 
 impl ServerConfig {
+    /// At most so many connections, shared among all kinds of peers as in the
+    /// budgets.
+    #[must_use]
+    pub fn with_connections(mut self, connections: usize) -> Self {
+        self.gate.connections = connections;
+        self.gate.half_open = self.gate.half_open.min(connections / 4).max(1);
+        let links = connections.saturating_sub(self.gate.half_open);
+        self.settings.budgets = self.settings.budgets.fit(links);
+        self
+    }
+
     /// The defaults, listening on `listen`.
     pub fn new(listen: SocketAddr) -> Self {
         Self {
             listen,
+            listen_quic: None,
+            listen_tls: None,
+            certificate: Certificate::default(),
             settings: Settings::default(),
-            connections_max: limits::CONNECTIONS_MAX,
-            half_open_max: limits::HALF_OPEN_LINKS_MAX,
+            gate: GateLimits {
+                connections: limits::CONNECTIONS_MAX,
+                half_open: limits::HALF_OPEN_LINKS_MAX,
+                accepts: limits::ACCEPTS,
+                accepts_per_source: limits::ACCEPTS_PER_SOURCE,
+            },
             drain_span: limits::DRAIN_SPAN,
         }
     }
@@ -102,25 +131,33 @@ impl Server {
         identity: IdentitySource,
         metrics: Metrics,
     ) -> Result<Self, ListenError> {
-        let address = config.listen;
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|source| ListenError { address, source })?;
-        let shared = Arc::new(Shared::new(config.settings, identity, metrics));
+        let listeners = Listeners::bind(&config).await?;
+        let gate = Gate::new(config.gate);
+        let shared = Arc::new(Shared::new(config.settings, gate, identity, metrics));
         Ok(Self {
             config,
-            listener,
+            listeners,
             shared,
         })
     }
 
-    /// Where links are accepted.
+    /// Where links over TCP are accepted.
     ///
     /// # Errors
     ///
     /// Whatever the operating system says.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        self.listeners.tcp_addr()
+    }
+
+    /// Where links over QUIC are accepted, if they are.
+    pub fn quic_addr(&self) -> Option<SocketAddr> {
+        self.listeners.quic_addr()
+    }
+
+    /// Where links over TLS and WebSocket are accepted, if they are.
+    pub fn tls_addr(&self) -> Option<SocketAddr> {
+        self.listeners.tls_addr()
     }
 
     /// For `/debug/state` and tests.
@@ -132,11 +169,10 @@ impl Server {
     /// Serves until `drain` begins, tells the links to move, and returns when
     /// all of them have ended or `drain` is stopped. Links hold guards of
     /// `drain`.
-    pub async fn run(self, drain: Drain) {
+    pub async fn run(mut self, drain: Drain) {
         let maintenance = tokio::spawn(maintain(self.shared.clone()));
-        let accepting = self.accept_links(&drain);
         tokio::select! {
-            () = accepting => {}
+            () = self.listeners.accept(&self.shared, &drain) => {}
             () = drain.started() => {}
         }
         let now = self.shared.identity.now().mono;
@@ -150,7 +186,7 @@ impl Server {
         tokio::select! {
             // Late ones are accepted to be told, too: the cluster may still
             // send some here.
-            () = self.accept_links(&drain) => {}
+            () = self.listeners.accept(&self.shared, &drain) => {}
             () = all_gone(&drain) => {}
             () = drain.stopped() => {}
         }
@@ -161,53 +197,8 @@ impl Server {
         }
         // A guard stays while its link takes the reason.
         let _ = tokio::time::timeout(limits::CLOSE_LINGER, all_gone(&drain)).await;
+        self.listeners.close().await;
         maintenance.abort();
-    }
-
-    async fn accept_links(&self, drain: &Drain) {
-        for seq in self.shared.numbers() {
-            match self.listener.accept().await {
-                Ok((socket, remote)) => self.begin(seq, socket, remote, drain),
-                Err(error) => {
-                    // Most likely out of files; waiting may free some.
-                    tracing::warn!(event = "accept", %error, "cannot accept links");
-                    tokio::time::sleep(limits::ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-
-    fn begin(&self, seq: u64, socket: TcpStream, remote: SocketAddr, drain: &Drain) {
-        self.shared.metrics.links_accepted.inc();
-        if drain.guards() >= self.config.connections_max {
-            tracing::debug!(event = "link-failed", %remote, reason = reason::OVERLOADED);
-            return;
-        }
-        // Batches are whole; waiting for more would only delay them.
-        if let Err(error) = socket.set_nodelay(true) {
-            tracing::debug!(event = "link-failed", %remote, %error);
-            return;
-        }
-        let mut seed = [0; 32];
-        let now = self.shared.identity.now();
-        let control = getrandom::fill(&mut seed)
-            .map_err(|error| error.to_string())
-            .and_then(|()| {
-                let identity = self.shared.identity.current();
-                Control::answer(&identity, seed, now).map_err(|error| error.to_string())
-            });
-        let control = match control {
-            Ok(control) => control,
-            Err(error) => {
-                tracing::warn!(event = "link-failed", %remote, error, "cannot answer a link");
-                return;
-            }
-        };
-        let (read, write) = socket.into_split();
-        let link = Arc::new(Link::new(seq, remote, write, control));
-        self.shared.begin(&link, self.config.half_open_max);
-        let driver = Box::new(Driver::new(self.shared.clone(), link, read));
-        tokio::spawn(driver.run(drain.guard()));
     }
 }
 
@@ -220,6 +211,39 @@ impl Inspector {
     /// Links of a class that are up.
     pub fn n_links(&self, class: Class) -> usize {
         self.shared.with_core(|core| core.usage_of(class).0)
+    }
+
+    /// Resolves once the cluster's own ends are here, so that devices that come
+    /// now find everybody: the authority answers, and no pod has linked for a
+    /// moment. They all hear of a new relay at the same time. Bounded: a relay
+    /// without some of them is better than none.
+    pub async fn settled(&self) {
+        let settled = async {
+            let mut tick = tokio::time::interval(limits::TICK);
+            let (mut n_links, mut since) = (0, Instant::now());
+            loop {
+                tick.tick().await;
+                let (n_now, has_authority) = self.shared.with_core(|core| {
+                    let n_links = core.usage_of(Class::Workload).0;
+                    (n_links, core.is_registered(&Address::Authority))
+                });
+                if std::mem::replace(&mut n_links, n_now) != n_now {
+                    since = Instant::now();
+                }
+                if has_authority && since.elapsed() >= limits::SETTLED_AFTER {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(limits::SETTLE_TIMEOUT, settled)
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                event = "settle",
+                "the authority or some pods have not linked to this relay; it is ready without them"
+            );
+        }
     }
 
     /// Brings the gauges up to date; they also are once a second.

@@ -1,21 +1,22 @@
 //! What all links share: the core, and carrying out what it says.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use fairway_control::limits::LINK_HEADER;
-use fairway_control::link::CircuitId;
+use fairway_control::link::{CircuitId, FrameKind, Run};
 use fairway_control::{Reason, reason};
+use fairway_daemon::Gate;
 use fairway_session::Batch;
 
 use super::access;
 use super::identity::IdentitySource;
 use super::link::Link;
 use super::metrics::{ClassLabel, Metrics};
-use super::outbound::Held;
+use super::outbound::{Held, Outbound};
 use crate::core::{Class, Core, Forward, LinkId, Output, Refusal, Settings, Who};
 use crate::limits;
 
@@ -23,10 +24,10 @@ use crate::limits;
 #[derive(Debug)]
 pub(super) struct Shared {
     state: Mutex<State>,
-    half_open: Mutex<BTreeMap<u64, Arc<Link>>>,
     batches: Mutex<Vec<Batch>>,
     n_links: AtomicU64,
     read_bytes: AtomicUsize,
+    pub(super) gate: Gate,
     pub(super) identity: IdentitySource,
     pub(super) metrics: Metrics,
 }
@@ -37,19 +38,30 @@ pub(super) struct State {
 }
 
 /// A run of frames on its way: to which link, on which circuit there.
-pub(super) type Routed = (Arc<Link>, CircuitId, Bytes);
+pub(super) struct Routed {
+    pub(super) link: Arc<Link>,
+    pub(super) circuit: CircuitId,
+    pub(super) kind: FrameKind,
+    pub(super) n_frames: usize,
+    pub(super) bytes: Bytes,
+}
 
 impl Shared {
-    pub(super) fn new(settings: Settings, identity: IdentitySource, metrics: Metrics) -> Self {
+    pub(super) fn new(
+        settings: Settings,
+        gate: Gate,
+        identity: IdentitySource,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             state: Mutex::new(State {
                 core: Core::new(settings),
                 links: HashMap::new(),
             }),
-            half_open: Mutex::default(),
             batches: Mutex::default(),
             n_links: AtomicU64::new(0),
             read_bytes: AtomicUsize::new(0),
+            gate,
             identity,
             metrics,
         }
@@ -97,21 +109,33 @@ impl Shared {
 
     /// Finds out where runs of frames go. Carry out the outputs after the
     /// frames that were routed before them.
-    pub(super) fn route<R>(
+    pub(super) fn route(
         &self,
         from: LinkId,
-        runs: impl Iterator<Item = R>,
-        describe: impl Fn(&R) -> (CircuitId, usize),
-        mut routed: impl FnMut(R, Arc<Link>, CircuitId),
+        runs: impl Iterator<Item = Run>,
+        routed: &mut Vec<Routed>,
     ) -> VecDeque<Output> {
         let now = self.identity.now().mono;
         let mut state = self.state();
         for run in runs {
-            let (circuit, payload) = describe(&run);
-            match state.core.forward(now, from, circuit, payload) {
+            let (circuit, payload) = (run.circuit(), run.payload_len());
+            let (kind, core) = (run.kind(), &mut state.core);
+            let forward = match kind {
+                FrameKind::Data => core.forward(now, from, circuit, payload),
+                FrameKind::Datagram => core.forward_datagrams(now, from, circuit, payload),
+                // Reading it has ended the link.
+                FrameKind::Refused => Forward::Drop,
+            };
+            match forward {
                 Forward::To(id, circuit) => {
                     if let Some(link) = state.links.get(&id) {
-                        routed(run, link.clone(), circuit);
+                        routed.push(Routed {
+                            link: link.clone(),
+                            circuit,
+                            kind,
+                            n_frames: run.frames(),
+                            bytes: run.rewrite(circuit).freeze(),
+                        });
                     }
                 }
                 Forward::Drop => {
@@ -162,14 +186,13 @@ impl Shared {
         }
     }
 
-    /// Numbers for new links, in order.
-    pub(super) fn numbers(&self) -> impl Iterator<Item = u64> {
-        std::iter::repeat_with(|| self.n_links.fetch_add(1, Ordering::Relaxed) + 1)
+    /// A number for a new link, in order.
+    pub(super) fn number(&self) -> u64 {
+        self.n_links.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// What there is right now, for people and tools.
     pub(super) fn describe(&self) -> serde_json::Value {
-        let n_half_open = self.half_open().len();
         let state = self.state();
         let classes: serde_json::Map<_, _> = Class::ALL
             .into_iter()
@@ -182,7 +205,8 @@ impl Shared {
         let stats = state.core.stats();
         serde_json::json!({
             "classes": classes,
-            "half_open_links": n_half_open,
+            "connections": self.gate.n_connections(),
+            "half_open_links": self.gate.n_half_open(),
             "names": stats.names,
             "queued_bytes": stats.queued_bytes,
             "read_bytes": self.read_bytes.load(Ordering::Relaxed),
@@ -208,7 +232,7 @@ impl Shared {
         self.metrics.names.set(gauge(stats.names));
         self.metrics.queued_bytes.set(gauge(stats.queued_bytes));
         drop(state);
-        self.metrics.half_open.set(gauge(self.half_open().len()));
+        self.metrics.half_open.set(gauge(self.gate.n_half_open()));
     }
 
     // --- links -----------------------------------------------------------------
@@ -268,20 +292,39 @@ impl Shared {
     pub(super) fn send(&self, routed: &mut Vec<Routed>) -> VecDeque<Output> {
         let mut outputs = VecDeque::new();
         let mut routed = routed.drain(..).peekable();
-        while let Some((link, circuit, bytes)) = routed.next() {
+        while let Some(first) = routed.next() {
+            let link = first.link.clone();
             {
                 let mut out = link.out();
-                out.push(circuit, bytes);
+                self.queue(&mut out, first, &mut outputs);
                 // Frames for one link mostly come together: one write for all.
-                while let Some((_, circuit, bytes)) =
-                    routed.next_if(|(next, _, _)| Arc::ptr_eq(next, &link))
-                {
-                    out.push(circuit, bytes);
+                while let Some(next) = routed.next_if(|next| Arc::ptr_eq(&next.link, &link)) {
+                    self.queue(&mut out, next, &mut outputs);
                 }
             }
             outputs.extend(self.flush(&link));
         }
         outputs
+    }
+
+    /// Puts frames into the queue of their link; DATAGRAMs only while few wait.
+    fn queue(&self, out: &mut Outbound, routed: Routed, outputs: &mut VecDeque<Output>) {
+        let Routed {
+            link,
+            circuit,
+            kind,
+            n_frames,
+            bytes,
+        } = routed;
+        if kind != FrameKind::Datagram {
+            out.push(circuit, bytes);
+            return;
+        }
+        let mut change = None;
+        if !out.push_datagrams(circuit, bytes, |held| change = Some(held)) {
+            self.metrics.datagrams_dropped.inc_by(n_frames as u64);
+        }
+        self.book(&link, change.as_slice(), outputs);
     }
 
     /// Writes what the link's socket takes. If it does not take all, or is
@@ -322,6 +365,8 @@ impl Shared {
         );
         link.bytes_out.fetch_add(n_bytes, Ordering::Relaxed);
         self.metrics.bytes_sent.inc_by(n_bytes);
+        let n_dropped = link.socket.take_dropped_datagrams();
+        self.metrics.datagrams_dropped.inc_by(n_dropped);
         // Still under the queue's lock, so that the books see it in order.
         self.book(link, &changes, outputs);
         done
@@ -360,25 +405,6 @@ impl Shared {
         with_both - before > limits::READ_BYTES_MAX
     }
 
-    // --- half-open links -----------------------------------------------------------
-
-    /// A link has begun. When there are too many in their handshake, the oldest
-    /// gives way: it had the most time.
-    pub(super) fn begin(&self, link: &Arc<Link>, half_open_max: usize) {
-        let mut half_open = self.half_open();
-        half_open.insert(link.seq, link.clone());
-        if half_open.len() > half_open_max
-            && let Some((_, oldest)) = half_open.pop_first()
-        {
-            oldest.evict();
-        }
-    }
-
-    /// A link is authenticated, or gone.
-    pub(super) fn end_half_open(&self, link: &Link) {
-        self.half_open().remove(&link.seq);
-    }
-
     // --- helpers ---------------------------------------------------------------------
 
     /// Lends a buffer for packets: idle links have none of their own.
@@ -399,10 +425,6 @@ impl Shared {
 
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
-    }
-
-    fn half_open(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Link>>> {
-        lock(&self.half_open)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The good cases.
 
-use fairway_identity::Address;
+use fairway_identity::proof::{TicketHolder, TicketId};
+use fairway_identity::{Address, Ed25519Key, Signer as _};
 
 use super::world::{broker_rules, open_rules};
 use super::*;
@@ -114,6 +115,56 @@ fn an_endpoint_links_to_a_relay_without_knowing_the_time() {
         pair.answerer.session.peer().unwrap().id(),
         Some(&world.device("pump-7"))
     );
+}
+
+/// Who holds a ticket is told from who shows nothing, and may do no more.
+#[test]
+fn a_ticket_holder_is_known_as_one_while_the_ticket_is() {
+    let world = World::new();
+    let key = Ed25519Key::from_seed([42; 32]);
+    let id = TicketId::of(&key.verifying_key());
+    let newcomer = |vouched: u8| {
+        let holder = TicketHolder::sign(&super::world::secret(vouched).public(), &key).unwrap();
+        world.newcomer().with_ticket(holder)
+    };
+    let meet = |newcomer, tickets: &[TicketId]| {
+        let rules = Rules {
+            tickets: std::sync::Arc::new(tickets.iter().copied().collect()),
+            ..open_rules()
+        };
+        let mut pair = Pair::new(
+            (newcomer, Rules::default()),
+            (world.relay(), rules),
+            &[Address::Relay],
+            Address::Relay,
+        );
+        pair.drive();
+        pair
+    };
+    let standing = |pair: &Pair| pair.answerer.session.peer().unwrap().standing().clone();
+
+    let mut pair = meet(newcomer(11), &[id]);
+    assert!(matches!(standing(&pair), Standing::TicketHolder(known) if known == id));
+    pair.connect(&OpenRequest::control());
+    let port = OpenRequest::port(80).to_bytes();
+    let stream = pair.dialler.session.open_unchecked(now(0), port);
+    pair.drive();
+    assert_eq!(pair.answerer.refused(stream), "credential-required");
+    // Used up or expired meanwhile, or unheard of: as good as none.
+    assert!(matches!(
+        standing(&meet(newcomer(11), &[])),
+        Standing::Anonymous
+    ));
+    // It vouches for somebody else: a copy of what another one showed.
+    let pair = meet(newcomer(12), &[id]);
+    assert_eq!(
+        pair.dialler.closed().unwrap().1.word(),
+        "credential-refused"
+    );
+    // A credential says more.
+    let holder = TicketHolder::sign(&super::world::secret(7).public(), &key).unwrap();
+    let pair = meet(world.pump().with_ticket(holder), &[id]);
+    assert!(matches!(standing(&pair), Standing::Verified(_)));
 }
 
 /// A device that slept too long is known again, and may do no more than a

@@ -1,7 +1,7 @@
 //! Hostile bytes where a hello or an OPEN header belongs.
 
 use bytes::BytesMut;
-use fairway_channel::{Batch, Channel, Config, Event, Output};
+use fairway_channel::{Batch, Channel, Config, Event, Output, PathId};
 use fairway_identity::Address;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -42,7 +42,7 @@ fn answer_for(purpose: u8, hello: &[u8]) -> Session {
         let (mut batch, mut packets) = (Batch::new(0), Vec::new());
         loop {
             match bare.poll_output(mono, &mut batch) {
-                Output::Transmit => {
+                Output::Transmit { .. } => {
                     packets.extend(batch.packets_mut().map(|packet| BytesMut::from(&*packet)));
                     batch.clear();
                 }
@@ -54,14 +54,14 @@ fn answer_for(purpose: u8, hello: &[u8]) -> Session {
             }
         }
         for packet in packets {
-            session.handle_input(now(0), packet);
+            session.handle_input(now(0), PathId::FIRST, packet);
         }
         let mut batch = Batch::new(0);
         loop {
             match session.poll_output(now(0), &mut batch) {
-                crate::Output::Transmit => {
+                crate::Output::Transmit { .. } => {
                     for packet in batch.packets_mut() {
-                        bare.handle_input(mono, BytesMut::from(&*packet));
+                        bare.handle_input(mono, PathId::FIRST, BytesMut::from(&*packet));
                     }
                     batch.clear();
                 }
@@ -78,6 +78,7 @@ fn anonymous() -> Hello {
         credential: None,
         trust_set: None,
         instance: [3; 16],
+        ticket: None,
     }
 }
 
@@ -128,7 +129,7 @@ fn the_largest_hello_fits() {
     let hello = Hello {
         credential: Some(vec![1; fairway_identity::limits::CREDENTIAL_BYTES]),
         trust_set: Some(vec![2; fairway_identity::limits::TRUST_SET_BYTES]),
-        instance: [3; 16],
+        ..anonymous()
     };
     let bytes = hello.to_bytes();
     assert!(bytes.len() <= crate::limits::HELLO_MAX);
@@ -159,7 +160,7 @@ proptest! {
         credential in vec(any::<u8>(), 0..300),
         trust_set in proptest::option::of(vec(any::<u8>(), 0..300)),
     ) {
-        let hello = Hello { credential: Some(credential), trust_set, instance: [0; 16] };
+        let hello = Hello { credential: Some(credential), trust_set, instance: [0; 16], ticket: None };
         prop_assert!(answer_to(&hello.to_bytes()).is_closed());
     }
 }
@@ -177,7 +178,7 @@ proptest! {
         trust_set in proptest::option::of(vec(any::<u8>(), 0..100)),
         instance: [u8; 16],
     ) {
-        let hello = Hello { credential, trust_set, instance };
+        let hello = Hello { credential, trust_set, instance, ticket: None };
         prop_assert_eq!(Hello::from_bytes(&hello.to_bytes()).expect("readable"), hello);
     }
 
@@ -200,7 +201,7 @@ proptest! {
         let mut pair = Pair::pump_to_broker(&world, Rules::default());
         // Message 1 is the only packet under way: change it.
         let packet = first_packet(&mut pair, at, bit);
-        pair.answerer.session.handle_input(now(0), packet);
+        pair.answerer.session.handle_input(now(0), PathId::FIRST, packet);
         pair.drive();
         prop_assert!(!pair.dialler.session.is_established());
         prop_assert!(!pair.answerer.session.is_established());

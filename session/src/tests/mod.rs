@@ -6,10 +6,12 @@ mod hello;
 mod lifetime;
 mod model;
 mod pair;
+mod paths;
 mod refuse;
+mod renewal;
 mod rules;
 mod streams;
 mod world;
 
-use pair::{Pair, now};
+use pair::{End, Pair, now};
 use world::{World, address, allow, deny, http_allow};

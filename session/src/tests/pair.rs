@@ -5,8 +5,8 @@ use fairway_identity::{Address, Clock};
 
 use super::world::{START, World, address, broker_rules, open_rules};
 use crate::{
-    Batch, ClosedBy, Config, Event, Grant, Local, Now, OpenRequest, Output, ReadOutcome, Rules,
-    Session, StreamId, Time,
+    Batch, ClosedBy, Config, Event, Grant, Local, Now, OpenRequest, Output, PathId, ReadOutcome,
+    Rules, Session, StreamId, Time,
 };
 
 /// The time after `seconds` of a test, with a good clock.
@@ -120,18 +120,28 @@ impl Pair {
             if from_dialler.is_empty() && from_answerer.is_empty() {
                 return;
             }
-            for mut packet in from_dialler {
+            for (path, mut packet) in from_dialler {
                 (self.tamper)(true, &mut packet);
                 let now = self.answerer.now(self.at);
-                self.answerer.session.handle_input(now, packet);
+                self.answerer.session.handle_input(now, path, packet);
             }
-            for mut packet in from_answerer {
+            for (path, mut packet) in from_answerer {
                 (self.tamper)(false, &mut packet);
                 let now = self.dialler.now(self.at);
-                self.dialler.session.handle_input(now, packet);
+                self.dialler.session.handle_input(now, path, packet);
             }
         }
         panic!("the two never come to rest");
+    }
+
+    /// The link below is gone, and both ends have noticed.
+    pub(super) fn lose_path(&mut self) {
+        let at = self.at;
+        for end in [&mut self.dialler, &mut self.answerer] {
+            let now = end.now(at);
+            let path = end.session.active_path().expect("there was one");
+            end.session.path_lost(now, path);
+        }
     }
 
     /// Lets time pass, from timeout to timeout.
@@ -249,14 +259,15 @@ impl End {
         Now { mono: at, clock }
     }
 
-    fn drain(&mut self, at: Time) -> Vec<BytesMut> {
+    pub(super) fn drain(&mut self, at: Time) -> Vec<(PathId, BytesMut)> {
         let now = self.now(at);
         let mut batch = Batch::new(0);
         let mut packets = Vec::new();
         loop {
             match self.session.poll_output(now, &mut batch) {
-                Output::Transmit => {
-                    packets.extend(batch.packets_mut().map(|packet| BytesMut::from(&*packet)));
+                Output::Transmit { path } => {
+                    let sent = batch.packets_mut();
+                    packets.extend(sent.map(|packet| (path, BytesMut::from(&*packet))));
                     batch.clear();
                 }
                 Output::Event(event) => self.events.push(event),

@@ -5,6 +5,7 @@ use fairway_identity::{Address, Form, Issuer, Signer, UnixSeconds, issue};
 
 use super::world::{LIFETIME, START, broker_rules, label, open_rules, revoking, secret};
 use super::*;
+use crate::limits::CLOCK_WAIT;
 use crate::{Admit, Local, Rules};
 
 const BY_DIALLER: bool = true;
@@ -254,6 +255,16 @@ fn who_knows_no_trust_set_and_is_shown_none_refuses() {
 
 // === not knowing the time ===
 
+/// Waits in vain for one side to learn the time.
+fn assert_refused_in_vain(pair: &mut Pair, by_dialler: bool) {
+    pair.advance_to(CLOCK_WAIT.as_secs() - 1);
+    for end in [&pair.dialler, &pair.answerer] {
+        assert!(!end.session.is_closed() && !end.session.is_established());
+    }
+    pair.advance_to(CLOCK_WAIT.as_secs());
+    pair.assert_refused(by_dialler, "clock-unknown");
+}
+
 /// The floor is good for asking the authority for the time, and for links to
 /// relays, not for anybody else.
 #[test]
@@ -267,7 +278,7 @@ fn without_the_time_only_authority_and_relay_are_believed() {
         name.clone(),
         false,
     );
-    pair.assert_refused(BY_DIALLER, "clock-unknown");
+    assert_refused_in_vain(&mut pair, BY_DIALLER);
     // Not even when somebody who is the authority answers for a Service.
     let authority = world.authority();
     let mut pair = Pair::at(
@@ -277,7 +288,7 @@ fn without_the_time_only_authority_and_relay_are_believed() {
         name.clone(),
         false,
     );
-    pair.assert_refused(BY_DIALLER, "clock-unknown");
+    assert_refused_in_vain(&mut pair, BY_DIALLER);
 }
 
 #[test]
@@ -285,7 +296,7 @@ fn who_is_called_must_know_the_time() {
     let world = World::new();
     let mut pair = Pair::pump_to_broker(&world, broker_rules(vec![]));
     pair.answerer.knows_time = false;
-    pair.assert_refused(BY_ANSWERER, "clock-unknown");
+    assert_refused_in_vain(&mut pair, BY_ANSWERER);
     // Even by a relay: it has no business to call anybody.
     let mut pair = with_rules(
         (world.relay(), Rules::default()),
@@ -293,7 +304,56 @@ fn who_is_called_must_know_the_time() {
         "broker.factory.svc",
     );
     pair.answerer.knows_time = false;
-    pair.assert_refused(BY_ANSWERER, "clock-unknown");
+    assert_refused_in_vain(&mut pair, BY_ANSWERER);
+}
+
+#[test]
+fn a_peer_waits_for_the_time_and_is_then_admitted() {
+    let world = World::new();
+    let name = address("broker.factory.svc");
+    for by_dialler in [BY_DIALLER, BY_ANSWERER] {
+        let mut pair = Pair::at(
+            (world.pump(), Rules::default()),
+            (world.broker(), broker_rules(vec![])),
+            std::slice::from_ref(&name),
+            name.clone(),
+            !by_dialler,
+        );
+        pair.answerer.knows_time = by_dialler;
+        pair.advance_to(CLOCK_WAIT.as_secs() - 1);
+        assert!(!pair.dialler.session.is_established() && !pair.answerer.session.is_established());
+        pair.dialler.knows_time = true;
+        pair.answerer.knows_time = true;
+        pair.drive();
+        assert!(pair.dialler.session.is_established() && pair.answerer.session.is_established());
+    }
+}
+
+/// Waiting is for those for whom nothing but the time is lacking, and what has
+/// changed meanwhile counts.
+#[test]
+fn who_waits_for_the_time_is_judged_by_the_rules_of_then() {
+    let world = World::new();
+    let mut forged = with_rules(
+        (
+            world.pump_with(|claims| claims.handshake_key = [7; 32]),
+            Rules::default(),
+        ),
+        (world.broker(), broker_rules(vec![])),
+        "broker.factory.svc",
+    );
+    forged.answerer.knows_time = false;
+    forged.assert_refused(BY_ANSWERER, "credential-refused");
+
+    let mut pair = Pair::pump_to_broker(&world, broker_rules(vec![]));
+    pair.answerer.knows_time = false;
+    pair.drive();
+    let mut rules = broker_rules(vec![]);
+    rules.revoked = revoking("uid-of-pump-7");
+    let now = pair.answerer_now();
+    pair.answerer.session.set_rules(now, rules);
+    pair.answerer.knows_time = true;
+    pair.assert_refused(BY_ANSWERER, "revoked");
 }
 
 // === without a credential ===

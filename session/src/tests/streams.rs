@@ -35,6 +35,46 @@ fn a_port_that_is_not_offered_is_refused() {
     );
 }
 
+/// What a caller is told when it asks for `port`: the word and the text.
+fn told(policies: Vec<fairway_policy::Policy>, port: u16) -> String {
+    let mut pair = Pair::established(&World::new(), policies);
+    let stream = pair.open(&OpenRequest::port(port));
+    let told = pair
+        .dialler
+        .take(|e| matches!(e, Event::Reset { stream: s, .. } if *s == stream));
+    let Some(Event::Reset { refusal, .. }) = told else {
+        panic!("{told:?}")
+    };
+    // The port is the caller's own word.
+    refusal
+        .to_string()
+        .replace(&format!("port {port}"), "port PORT")
+}
+
+/// Port 1883 is offered, 1884 is not.
+#[test]
+fn whom_no_policy_lets_through_cannot_tell_which_ports_are_offered() {
+    let gateways = |port| {
+        let mut policy = allow(port);
+        let fairway_policy::CallerRule::Devices { attributes, .. } = &mut policy.from[0] else {
+            panic!("a policy for devices")
+        };
+        attributes.match_attributes = [("model".to_owned(), "gateway".to_owned())].into();
+        policy
+    };
+    for policies in [
+        vec![],
+        vec![gateways(11883)],
+        vec![gateways(11883), gateways(22)],
+        vec![allow(22)],
+        vec![allow(22), gateways(11883)],
+    ] {
+        let (offered, missing) = (told(policies.clone(), 1883), told(policies, 1884));
+        assert!(offered.starts_with("policy-denied: "), "{offered}");
+        assert_eq!(offered, missing);
+    }
+}
+
 #[test]
 fn without_a_policy_all_is_denied() {
     assert_eq!(refused(vec![], &OpenRequest::port(1883)), "policy-denied");
@@ -94,7 +134,7 @@ fn control_is_for_authority_and_relay_only() {
 }
 
 #[test]
-fn a_port_of_the_authority_does_not_exist() {
+fn no_policy_opens_a_port_of_the_authority() {
     let world = World::new();
     let mut pair = Pair::new(
         (world.pump(), Rules::default()),
@@ -110,7 +150,7 @@ fn a_port_of_the_authority_does_not_exist() {
     );
     pair.drive();
     let stream = pair.open(&OpenRequest::port(1883));
-    assert_eq!(pair.answerer.refused(stream), "unknown-port");
+    assert_eq!(pair.answerer.refused(stream), "policy-denied");
 }
 
 /// A newcomer whose own side does not hold it back.

@@ -1,12 +1,12 @@
 //! The core under any sequence of events: the books always balance.
 
 use fairway_control::limits::CIRCUIT_CREDIT;
-use fairway_control::link::{CircuitId, ToRelay};
+use fairway_control::link::{CircuitId, Instance, ToRelay};
 use fairway_control::{Reason, reason};
 use proptest::prelude::*;
 
 use super::super::*;
-use super::{AUTHORITY, COLLECTOR, PUMP, T0, World, address};
+use super::{AUTHORITY, COLLECTOR, PUMP, T0, World, address, instance_of};
 use crate::limits::BUDGETS;
 
 /// Something that links or the shell do. Numbers are taken modulo what is there.
@@ -18,6 +18,7 @@ enum Event {
     Deregister(usize),
     Open(usize, u32, u8),
     Close(usize, u32),
+    Move(usize, u32),
     Credit(usize, u32, u64),
     Forward(usize, u32, usize),
     Queued(usize, u32, usize),
@@ -36,6 +37,7 @@ fn events() -> impl Strategy<Value = Event> {
         1 => link.clone().prop_map(Event::Deregister),
         8 => (link.clone(), circuit.clone(), any::<u8>()).prop_map(|(l, c, d)| Event::Open(l, c, d)),
         2 => (link.clone(), circuit.clone()).prop_map(|(l, c)| Event::Close(l, c)),
+        1 => (link.clone(), circuit.clone()).prop_map(|(l, c)| Event::Move(l, c)),
         3 => (link.clone(), circuit.clone(), 0..CIRCUIT_CREDIT * 3).prop_map(|(l, c, n)| Event::Credit(l, c, n)),
         6 => (link.clone(), circuit.clone(), 0..CIRCUIT_CREDIT as usize).prop_map(|(l, c, n)| Event::Forward(l, c, n)),
         3 => (link.clone(), circuit.clone(), 0..3_000_000_usize).prop_map(|(l, c, n)| Event::Queued(l, c, n)),
@@ -89,7 +91,8 @@ impl World {
             Event::Register(n, own) => {
                 if let Some((id, name)) = pick(links, n) {
                     let names = names(if own { name } else { PUMP });
-                    self.say(id, ToRelay::Register { names });
+                    let instance = instance_of(id);
+                    self.say(id, ToRelay::Register { names, instance });
                 }
             }
             Event::Deregister(n) => {
@@ -107,6 +110,7 @@ impl World {
                         ToRelay::Open {
                             circuit,
                             destination,
+                            instance: (to >= 128).then_some(Instance([to % 8; 16])),
                         },
                     );
                 }
@@ -115,6 +119,12 @@ impl World {
                 if let Some((id, _)) = pick(links, n) {
                     let (circuit, reason) = (CircuitId(circuit), Reason::new("done", ""));
                     self.say(id, ToRelay::Close { circuit, reason });
+                }
+            }
+            Event::Move(n, circuit) => {
+                if let Some((id, _)) = pick(links, n) {
+                    let circuit = CircuitId(circuit);
+                    self.say(id, ToRelay::Move { circuit });
                 }
             }
             Event::Credit(n, circuit, max_bytes) => {
@@ -175,7 +185,7 @@ proptest! {
         for (id, _) in links {
             world.core.link_down(T0, id, &Reason::new(reason::LINK_LOST, ""));
         }
-        prop_assert_eq!(Class::ALL.map(|class| world.core.usage_of(class)), [(0, 0); 4]);
+        prop_assert_eq!(Class::ALL.map(|class| world.core.usage_of(class)), [(0, 0); 5]);
         let stats = world.core.stats();
         prop_assert_eq!((stats.names, stats.queued_bytes), (0, 0));
         for _ in 0..100 {

@@ -1,14 +1,12 @@
 //! What an idle link costs. The relay is in a process of its own, apart from
 //! other tests, and so are the other ends: its memory is the links'.
 
-use std::io::Read;
-use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::time::timeout;
 
+use super::child::{start, this_binary, until_the_parent_ends_it};
 use super::peer::{Peer, Relay, local};
 use crate::testing::Domain;
 
@@ -20,7 +18,8 @@ const LINK_BYTES_MAX: usize = 8 * 1024;
 
 #[tokio::test]
 async fn an_idle_device_link_costs_at_most_8_kib() {
-    let measured = this_binary("measure_in_a_child").output().await.unwrap();
+    let measured = this_binary("memory::measure_in_a_child").output();
+    let measured = measured.await.unwrap();
     let text = String::from_utf8_lossy(&measured.stdout);
     assert!(measured.status.success(), "{text}");
 }
@@ -68,39 +67,17 @@ async fn links_in_a_child() {
         peers.push(peer);
     }
     println!("\nlinks are up");
-    // Until the parent closes it.
-    let _ = std::io::stdin().read(&mut [0; 1]);
+    until_the_parent_ends_it().await;
 }
 
 async fn links(relay: &Relay, n_links: usize) -> Child {
-    let mut child = this_binary("links_in_a_child")
+    let mut links = this_binary("memory::links_in_a_child");
+    links
         .env(RELAY, relay.address.to_string())
-        .env(LINKS, n_links.to_string())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let up = async {
-        while let Some(line) = lines.next_line().await.unwrap() {
-            if line == "links are up" {
-                return;
-            }
-        }
-        panic!("the child ended");
-    };
-    timeout(Duration::from_secs(60), up).await.unwrap();
-    child
-}
-
-/// Runs one of the tests in here.
-fn this_binary(test: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command
-        .args(["--exact", &format!("server::tests::memory::{test}")])
-        .args(["--ignored", "--nocapture"])
-        .kill_on_drop(true);
-    command
+        .env(LINKS, n_links.to_string());
+    start(links, "links are up", Duration::from_secs(300))
+        .await
+        .0
 }
 
 fn resident_bytes() -> usize {

@@ -1,14 +1,20 @@
 //! The relay over loopback, with real sessions at the other ends.
 
+mod abuse;
+mod child;
+mod files;
+mod listeners;
 mod memory;
 mod peer;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fairway_control::limits::{CIRCUIT_CREDIT, LINK_PAYLOAD_MAX};
-use fairway_control::link::{CircuitId, ToEndpoint, ToRelay};
+use fairway_control::link::{CircuitId, Instance, ToEndpoint, ToRelay};
 use fairway_control::{Reason, reason};
-use fairway_identity::{Revocation, RevocationList};
+use fairway_identity::proof::TicketId;
+use fairway_identity::{Ed25519Key, Revocation, RevocationList, Signer as _};
 use fairway_session::Rules;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -56,12 +62,13 @@ async fn the_first_packet_does_not_overtake_the_announcement() {
     let mut collector = relay.link("ns/factory/sa/collector", &["collector"]).await;
     collector.register(COLLECTOR).await.unwrap();
     let mut device = relay.link("ns/factory/device/pump-7", &[]).await;
-    for circuit in (2..100).step_by(2) {
+    for circuit in (2..60).step_by(2) {
         let (circuit, destination) = (CircuitId(circuit), COLLECTOR.parse().unwrap());
         device
             .say(ToRelay::Open {
                 circuit,
                 destination,
+                instance: None,
             })
             .await;
         device.send(circuit.0, b"hello").await;
@@ -139,6 +146,36 @@ async fn refusals() {
         anonymous.register(PUMP).await,
         Err(reason::NAME_NOT_YOURS.to_owned())
     );
+}
+
+#[tokio::test]
+async fn a_ticket_holder_reaches_the_authority_on_a_budget_of_its_own() {
+    let relay = Relay::start_with(|config| config.settings.budgets.anonymous.links = 0).await;
+    let mut authority = relay.authority().await;
+    let ticket = Ed25519Key::from_seed([42; 32]);
+    // The relay has not heard of the ticket: it is as good as none.
+    let mut newcomer = relay.ticket_holder(&ticket).await;
+    let refused = match newcomer.establish().await {
+        Ok(()) => newcomer.ended().await,
+        Err(word) => word,
+    };
+    assert_eq!(refused, "overloaded");
+
+    let rules = Rules {
+        tickets: Arc::new([TicketId::of(&ticket.verifying_key())].into()),
+        ..Rules::default()
+    };
+    let own = local(&relay.domain, "ns/fairway-system/sa/fairway-relay", &[], 1);
+    relay.identity.send_replace(Identity::new(own, &rules));
+    let mut newcomer = relay.ticket_holder(&ticket).await;
+    assert_eq!(newcomer.establish().await, Ok(()));
+    relay.settle("/classes/ticket/links", 1).await;
+    assert_eq!(
+        newcomer.open(2, COLLECTOR).await,
+        Err(reason::AUTHORITY_ONLY.to_owned())
+    );
+    assert_eq!(newcomer.open(4, AUTHORITY).await, Ok(()));
+    authority.incoming().await;
 }
 
 #[tokio::test]
@@ -272,7 +309,8 @@ async fn when_memory_runs_out_the_slowest_circuit_is_reset() {
         }
         // A message in between shows what has been closed by now.
         let names = vec![PUMP.parse().unwrap()];
-        prometheus.say(ToRelay::Register { names }).await;
+        let instance = Instance([1; 16]);
+        prometheus.say(ToRelay::Register { names, instance }).await;
         match prometheus.hear().await {
             ToEndpoint::RegisterRefused { .. } => {}
             ToEndpoint::Closed { circuit, reason } => break (circuit.0, reason.word().to_owned()),
@@ -347,6 +385,33 @@ async fn closing_a_circuit_tells_the_other_end_why() {
     );
 }
 
+#[tokio::test]
+async fn a_new_relay_is_settled_once_the_cluster_has_linked() {
+    let relay = Relay::start().await;
+    let inspector = relay.inspector.clone();
+    let mut settling = tokio::spawn(async move { inspector.settled().await });
+    let _collector = relay.link("ns/factory/sa/collector", &["collector"]).await;
+    let quiet = crate::limits::SETTLED_AFTER * 3 / 2;
+    // Without the authority nobody could enrol or renew here.
+    assert!(tokio::time::timeout(quiet, &mut settling).await.is_err());
+    let _authority = relay.authority().await;
+    tokio::time::timeout(quiet * 3, settling)
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_new_relay_does_not_wait_for_ever() {
+    let relay = Relay::start().await;
+    let began = Instant::now();
+    tokio::time::pause();
+    relay.inspector.settled().await;
+    let waited = began.elapsed();
+    let most = crate::limits::SETTLE_TIMEOUT;
+    assert!(waited >= most && waited < most + Duration::from_secs(1));
+}
+
 // --- bad input -----------------------------------------------------------------------
 
 #[tokio::test]
@@ -381,7 +446,7 @@ async fn garbage_ends_the_link_and_nothing_else() {
 
 #[tokio::test]
 async fn half_open_links_are_bounded_and_the_oldest_gives_way() {
-    let relay = Relay::start_with(|config| config.half_open_max = 8).await;
+    let relay = Relay::start_with(|config| config.gate.half_open = 8).await;
     let mut silent = Vec::new();
     for _ in 0..50 {
         silent.push(TcpStream::connect(relay.address).await.unwrap());
@@ -412,11 +477,11 @@ async fn a_handshake_has_a_time_limit() {
 
 #[tokio::test]
 async fn connections_are_bounded() {
-    let relay = Relay::start_with(|config| config.connections_max = 2).await;
+    let relay = Relay::start_with(|config| config.gate.connections = 2).await;
     let _first = relay.link("ns/factory/device/pump-7", &[]).await;
     let _second = relay.link("ns/factory/device/pump-8", &[]).await;
     let mut third = relay.half_open().await;
-    assert_eq!(third.establish().await, Err("eof".to_owned()));
+    assert_eq!(third.establish().await, Err("overloaded".to_owned()));
 }
 
 // --- the world ---------------------------------------------------------------------------

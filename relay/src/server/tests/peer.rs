@@ -8,15 +8,18 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use fairway_control::limits::LINK_HEADER;
-use fairway_control::link::{CircuitId, FrameKind, ToEndpoint, ToRelay, header, take_run};
+use fairway_control::link::{
+    CircuitId, FrameError, FrameKind, Instance, ToEndpoint, ToRelay, header, take_run,
+};
 use fairway_control::{FrameReader, frame};
 use fairway_daemon::Drain;
-use fairway_identity::{Address, Clock, UnixSeconds};
+use fairway_identity::proof::TicketHolder;
+use fairway_identity::{Address, Clock, Ed25519Key, RootHash, UnixSeconds};
 use fairway_session::{
-    Batch, Config, Event, Local, Now, OpenRequest, Output, ReadOutcome, Refusal, Rules, Session,
-    StaticSecret, StreamId,
+    Batch, Config, Event, Local, Now, OpenRequest, Output, PathId, ReadOutcome, Refusal, Rules,
+    Session, StaticSecret, StreamId, code,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -32,25 +35,32 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A relay that runs for a test.
 pub(super) struct Relay {
     pub(super) address: SocketAddr,
+    pub(super) tls: Option<SocketAddr>,
+    pub(super) quic: Option<SocketAddr>,
     pub(super) domain: Domain,
     pub(super) inspector: Inspector,
+    pub(super) metrics: Metrics,
     pub(super) drain: Drain,
     pub(super) identity: watch::Sender<Identity>,
     pub(super) running: JoinHandle<()>,
 }
 
 /// The other end of a link.
-pub(super) struct Peer {
-    pub(super) socket: TcpStream,
+pub(super) struct Peer<IO = TcpStream> {
+    pub(super) socket: IO,
     session: Session,
     began: Instant,
+    /// What it registers with.
+    pub(super) instance: Instance,
     control: Option<StreamId>,
     reader: FrameReader,
     buffer: BytesMut,
     batch: Batch,
     heard: VecDeque<ToEndpoint>,
-    data: VecDeque<(u32, Bytes)>,
+    data: VecDeque<(FrameKind, u32, Bytes)>,
     closed: Option<Refusal>,
+    /// Why the link was refused without a session.
+    refused: Option<String>,
     credit: u64,
 }
 
@@ -68,16 +78,19 @@ impl Relay {
         let (identity, changes) = watch::channel(Identity::new(local, &Rules::default()));
         let began = Instant::now();
         let source = IdentitySource::new(changes, move || now(began));
-        let server = Server::bind(config, source, Metrics::default())
-            .await
-            .unwrap();
+        let metrics = Metrics::default();
+        let server = Server::bind(config, source, metrics.clone()).await.unwrap();
         let (address, inspector) = (server.local_addr().unwrap(), server.inspector());
+        let (tls, quic) = (server.tls_addr(), server.quic_addr());
         let drain = Drain::new();
         let running = tokio::spawn(server.run(drain.clone()));
         Self {
             address,
+            tls,
+            quic,
             domain,
             inspector,
+            metrics,
             drain,
             identity,
             running,
@@ -149,8 +162,16 @@ impl Relay {
 
     /// A link whose handshake has begun and goes no further by itself.
     pub(super) async fn half_open(&self) -> Peer {
+        Peer::anonymous(self.address, self.domain.pin, fresh())
+            .await
+            .unwrap()
+    }
+
+    /// A link whose handshake has begun, of somebody with this ticket.
+    pub(super) async fn ticket_holder(&self, ticket: &Ed25519Key) -> Peer {
         let secret = StaticSecret::from_bytes([fresh(); 32]);
-        let local = Local::anonymous(secret, self.domain.pin, [0; 16]);
+        let holder = TicketHolder::sign(&secret.public(), ticket).unwrap();
+        let local = Local::anonymous(secret, self.domain.pin, [0; 16]).with_ticket(holder);
         Peer::connect(self.address, local).await.unwrap()
     }
 
@@ -166,7 +187,18 @@ impl Relay {
 
 impl Peer {
     pub(super) async fn connect(address: SocketAddr, local: Local) -> io::Result<Self> {
-        let socket = TcpStream::connect(address).await?;
+        Self::over(TcpStream::connect(address).await?, local).await
+    }
+
+    /// Somebody without a credential.
+    pub(super) async fn anonymous(address: SocketAddr, pin: RootHash, key: u8) -> io::Result<Self> {
+        let secret = StaticSecret::from_bytes([key; 32]);
+        Self::connect(address, Local::anonymous(secret, pin, [0; 16])).await
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> Peer<IO> {
+    pub(super) async fn over(socket: IO, local: Local) -> io::Result<Self> {
         let began = Instant::now();
         let seed = [fresh(); 32];
         let session = Session::dial(
@@ -181,6 +213,7 @@ impl Peer {
             socket,
             session: session.unwrap(),
             began,
+            instance: Instance(seed[..16].try_into().unwrap()),
             control: None,
             reader: FrameReader::new(),
             buffer: BytesMut::new(),
@@ -188,6 +221,7 @@ impl Peer {
             heard: VecDeque::new(),
             data: VecDeque::new(),
             closed: None,
+            refused: None,
             credit: 0,
         };
         peer.pump().await?;
@@ -202,10 +236,9 @@ impl Peer {
                 return Err(refusal.word().to_owned());
             }
             if !self.step().await {
-                return Err(self
-                    .closed
-                    .take()
-                    .map_or("eof".to_owned(), |refusal| refusal.word().to_owned()));
+                let closed = self.closed.take();
+                let said = closed.map(|refusal| refusal.word().to_owned());
+                return Err(said.or(self.refused.take()).unwrap_or("eof".to_owned()));
             }
         }
         let now = now(self.began);
@@ -268,7 +301,8 @@ impl Peer {
     /// Registers a name; the error is the word of the refusal.
     pub(super) async fn register(&mut self, name: &str) -> Result<(), String> {
         let names = vec![name.parse().unwrap()];
-        self.say(ToRelay::Register { names }).await;
+        let instance = self.instance;
+        self.say(ToRelay::Register { names, instance }).await;
         match self.hear().await {
             ToEndpoint::Registered { .. } => Ok(()),
             ToEndpoint::RegisterRefused { reason, .. } => Err(reason.word().to_owned()),
@@ -278,10 +312,21 @@ impl Peer {
 
     /// Opens a circuit; the error is the word of the refusal.
     pub(super) async fn open(&mut self, circuit: u32, name: &str) -> Result<(), String> {
+        self.open_to(circuit, name, None).await
+    }
+
+    /// The same, to one instance.
+    pub(super) async fn open_to(
+        &mut self,
+        circuit: u32,
+        name: &str,
+        instance: Option<Instance>,
+    ) -> Result<(), String> {
         let (circuit, destination) = (CircuitId(circuit), name.parse().unwrap());
         self.say(ToRelay::Open {
             circuit,
             destination,
+            instance,
         })
         .await;
         match self.hear().await {
@@ -289,6 +334,30 @@ impl Peer {
             ToEndpoint::Refused { reason, .. } => Err(reason.word().to_owned()),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Asks for a circuit, whatever comes of it; `false` when the link ended.
+    pub(super) async fn try_open(&mut self, circuit: u32, name: &str) -> bool {
+        let (circuit, destination) = (CircuitId(circuit), name.parse().unwrap());
+        let open = ToRelay::Open {
+            circuit,
+            destination,
+            instance: None,
+        };
+        let mut bytes = Bytes::from(frame(&open).unwrap());
+        let stream = self.control.expect("established");
+        let written = self.session.write(now(self.began), stream, &mut bytes);
+        written.is_ok() && self.pump().await.is_ok() && self.step().await
+    }
+
+    /// Opens a stream beside the control stream, and resets it at once.
+    pub(super) async fn open_and_abandon(&mut self, request: &OpenRequest) {
+        let now = now(self.began);
+        if let Ok(stream) = self.session.open(now, request) {
+            let cancelled = Refusal::new(code::CANCELLED, "the test wants it");
+            self.session.reset(now, stream, &cancelled);
+        }
+        self.pump().await.unwrap();
     }
 
     /// Waits for a circuit to come in; the answer is its id here.
@@ -322,8 +391,22 @@ impl Peer {
             .unwrap();
     }
 
+    /// Sends one DATAGRAM frame.
+    pub(super) async fn send_datagram(&mut self, circuit: u32, payload: &[u8]) {
+        let kind = FrameKind::Datagram;
+        let header = header(kind, CircuitId(circuit), payload.len()).unwrap();
+        let frame = [&header[..], payload].concat();
+        self.socket.write_all(&frame).await.unwrap();
+    }
+
     /// The next frame of any circuit.
     pub(super) async fn receive(&mut self) -> (u32, Bytes) {
+        let (_, circuit, payload) = self.receive_frame().await;
+        (circuit, payload)
+    }
+
+    /// The same, with what kind of frame it is.
+    pub(super) async fn receive_frame(&mut self) -> (FrameKind, u32, Bytes) {
         loop {
             if let Some(frame) = self.data.pop_front() {
                 return frame;
@@ -357,13 +440,23 @@ impl Peer {
             Ok(0) | Err(_) => return false,
             Ok(_) => {}
         }
-        while let Some(mut run) = take_run(&mut self.buffer, usize::MAX).unwrap() {
-            let circuit = run.circuit();
+        loop {
+            let mut run = match take_run(&mut self.buffer, usize::MAX) {
+                Ok(Some(run)) => run,
+                Ok(None) => break,
+                Err(FrameError::Refused(reason)) => {
+                    self.refused = Some(reason.word().to_owned());
+                    return false;
+                }
+                Err(error) => panic!("{error}"),
+            };
+            let (kind, circuit) = (run.kind(), run.circuit());
             while let Some(payload) = run.next_payload() {
                 if circuit == CircuitId::LINK {
-                    self.session.handle_input(now(self.began), payload);
+                    let now = now(self.began);
+                    self.session.handle_input(now, PathId::FIRST, payload);
                 } else {
-                    self.data.push_back((circuit.0, payload.freeze()));
+                    self.data.push_back((kind, circuit.0, payload.freeze()));
                 }
             }
         }
@@ -374,7 +467,7 @@ impl Peer {
     async fn pump(&mut self) -> io::Result<()> {
         loop {
             match self.session.poll_output(now(self.began), &mut self.batch) {
-                Output::Transmit => {}
+                Output::Transmit { .. } => {}
                 Output::Event(event) => self.on_event(event),
                 Output::Timeout(_) => break,
             }
@@ -385,6 +478,7 @@ impl Peer {
             packet[..LINK_HEADER].copy_from_slice(&header);
         }
         self.socket.write_all(self.batch.as_slice()).await?;
+        self.socket.flush().await?;
         self.batch.clear();
         Ok(())
     }
