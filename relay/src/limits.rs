@@ -194,59 +194,39 @@ pub const BUDGETS: Budgets = Budgets {
         bytes_per_circuit: None,
         lifetime: None,
     },
-    // Renewing takes one circuit, about 10 KiB and a few round trips. A fleet
-    // whose credentials all expired in an outage comes back at this rate.
+    // A fleet whose credentials all expired in an outage comes back at this rate.
     expired: Budget {
-        links: 1_024,
         circuits: 1_024,
-        circuits_per_link: 4,
         opens: Rate {
             per_second: 100,
             burst: 400,
         },
-        opens_per_link: Rate {
-            per_second: 1,
-            burst: 8,
-        },
-        names_per_link: NAME_CHANGES,
-        bytes_per_circuit: Some(256 * 1024),
-        lifetime: Some(Duration::from_secs(60)),
+        ..TO_THE_AUTHORITY
     },
-    // The same for enrolling: whoever holds a ticket that has not expired.
-    ticket: Budget {
-        links: 1_024,
-        circuits: 512,
-        circuits_per_link: 4,
-        opens: Rate {
-            per_second: 50,
-            burst: 200,
-        },
-        opens_per_link: Rate {
-            per_second: 1,
-            burst: 8,
-        },
-        names_per_link: NAME_CHANGES,
-        bytes_per_circuit: Some(256 * 1024),
-        lifetime: Some(Duration::from_secs(60)),
-    },
+    // Whoever holds a ticket that has not expired.
+    ticket: TO_THE_AUTHORITY,
     // Whoever shows nothing at all shares this with noise, and nobody else does:
     // a newcomer whose ticket this relay has not heard of yet.
-    anonymous: Budget {
-        links: 1_024,
-        circuits: 512,
-        circuits_per_link: 4,
-        opens: Rate {
-            per_second: 50,
-            burst: 200,
-        },
-        opens_per_link: Rate {
-            per_second: 1,
-            burst: 8,
-        },
-        names_per_link: NAME_CHANGES,
-        bytes_per_circuit: Some(256 * 1024),
-        lifetime: Some(Duration::from_secs(60)),
+    anonymous: TO_THE_AUTHORITY,
+};
+
+/// For those who may speak with the authority only: to renew or to enrol takes
+/// one circuit, about 10 KiB and a few round trips.
+const TO_THE_AUTHORITY: Budget = Budget {
+    links: 1_024,
+    circuits: 512,
+    circuits_per_link: 4,
+    opens: Rate {
+        per_second: 50,
+        burst: 200,
     },
+    opens_per_link: Rate {
+        per_second: 1,
+        burst: 8,
+    },
+    names_per_link: NAME_CHANGES,
+    bytes_per_circuit: Some(256 * 1024),
+    lifetime: Some(Duration::from_secs(60)),
 };
 
 /// Beyond so many connections in their handshake, whoever comes by QUIC first

@@ -91,9 +91,7 @@ pub async fn workload_that_waits(
     config.authority = Some(host_port(front.listen_address().unwrap()));
     config.relay_use = RelayUse::All;
     config.session_wait = session_wait;
-    let (sender, incoming) = mpsc::channel(16);
-    config.incoming = Some(sender);
-    (Endpoint::start(config).await.unwrap(), incoming)
+    start(config).await
 }
 
 /// A sidecar that shows this token.
@@ -107,9 +105,7 @@ pub async fn workload_with_token(
     config.credential = CredentialSource::Workload { token };
     config.authority = Some(host_port(front.listen_address().unwrap()));
     config.relay_use = RelayUse::All;
-    let (sender, incoming) = mpsc::channel(16);
-    config.incoming = Some(sender);
-    (Endpoint::start(config).await.unwrap(), incoming)
+    start(config).await
 }
 
 /// A device that enrolled as `name` before, offering `services`.
@@ -133,21 +129,9 @@ pub async fn device_by(
     name: &str,
     services: &[(u16, &str)],
 ) -> (Endpoint, mpsc::Receiver<Incoming>) {
-    let mut config = EndpointConfig::new(authority.trust_domain(), authority.pin());
-    config.credential = CredentialSource::Device {
-        namespace: label("factory"),
-        name: label(name),
-        key: authority.enrolled(name),
-    };
-    config.relays = relays.to_vec();
-    config.services = services
-        .iter()
-        .map(|(p, s)| (*p, (*s).to_owned()))
-        .collect();
+    let mut config = device_config(authority, relays, name, services);
     config.clock = clock;
-    let (sender, incoming) = mpsc::channel(16);
-    config.incoming = Some(sender);
-    (Endpoint::start(config).await.unwrap(), incoming)
+    start(config).await
 }
 
 /// The same at a later run: it has a credential, and no clock yet.
@@ -158,25 +142,13 @@ pub async fn device_again(
     issued: Issued,
     services: &[(u16, &str)],
 ) -> (Endpoint, mpsc::Receiver<Incoming>) {
-    let mut config = EndpointConfig::new(authority.trust_domain(), authority.pin());
-    config.credential = CredentialSource::Device {
-        namespace: label("factory"),
-        name: label(name),
-        key: authority.enrolled(name),
-    };
+    let mut config = device_config(authority, relays, name, services);
     config.saved = Some(issued.credential);
     config.trust = Some(issued.trust);
-    config.relays = relays.to_vec();
-    config.services = services
-        .iter()
-        .map(|(p, s)| (*p, (*s).to_owned()))
-        .collect();
     config.clock = ClockSource::Unknown {
         floor: Default::default(),
     };
-    let (sender, incoming) = mpsc::channel(16);
-    config.incoming = Some(sender);
-    (Endpoint::start(config).await.unwrap(), incoming)
+    start(config).await
 }
 
 /// The same, whose sessions wait only so long for a link.
@@ -186,6 +158,17 @@ pub async fn device_that_waits(
     name: &str,
     session_wait: Duration,
 ) -> (Endpoint, mpsc::Receiver<Incoming>) {
+    let mut config = device_config(authority, relays, name, &[]);
+    config.session_wait = session_wait;
+    start(config).await
+}
+
+fn device_config(
+    authority: &Authority,
+    relays: &[RelayAddress],
+    name: &str,
+    services: &[(u16, &str)],
+) -> EndpointConfig {
     let mut config = EndpointConfig::new(authority.trust_domain(), authority.pin());
     config.credential = CredentialSource::Device {
         namespace: label("factory"),
@@ -193,7 +176,14 @@ pub async fn device_that_waits(
         key: authority.enrolled(name),
     };
     config.relays = relays.to_vec();
-    config.session_wait = session_wait;
+    config.services = services
+        .iter()
+        .map(|(p, s)| (*p, (*s).to_owned()))
+        .collect();
+    config
+}
+
+async fn start(mut config: EndpointConfig) -> (Endpoint, mpsc::Receiver<Incoming>) {
     let (sender, incoming) = mpsc::channel(16);
     config.incoming = Some(sender);
     (Endpoint::start(config).await.unwrap(), incoming)
