@@ -4,7 +4,8 @@
 //! into the clap struct), calls [`LogArgs::init`], makes one [`Drain`] and one
 //! [`Readiness`], starts the [`AdminServer`], and then runs its own work until
 //! the drain has been started and its guards are gone. One that holds many
-//! connections calls [`raise_open_files_limit`] first.
+//! connections calls [`raise_open_files_limit`] first, and spawns
+//! [`keep_heap_small`].
 //!
 //! ```no_run
 //! # use std::sync::Arc;
@@ -37,19 +38,23 @@ mod admin;
 mod drain;
 mod files;
 mod gate;
+mod heap;
 mod http;
 mod log;
 mod rate;
 mod readiness;
+mod tcp;
 
 pub use self::accept::{Acceptor, FILES_RESERVED, is_out_of_files, say_and_close};
 pub use self::admin::{AdminArgs, AdminError, AdminServer, DebugState};
 pub use self::drain::{Drain, DrainGuard, Finished};
 pub use self::files::raise_open_files_limit;
 pub use self::gate::{Entry, Gate, GateLimits, NotAdmitted};
+pub use self::heap::{has_released_memory, keep_heap_small};
 pub use self::log::{LogArgs, LogError, LogFormat, Telemetry};
 pub use self::rate::{Rate, TokenBucket};
 pub use self::readiness::{Readiness, ReadyTask};
+pub use self::tcp::tune_tcp;
 /// For [`AdminServer::start_with`].
 pub use axum;
 pub use prometheus_client::registry::Registry;

@@ -71,6 +71,7 @@ fn main() -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
+        tokio::spawn(fairway_daemon::keep_heap_small());
         match args.command {
             Command::Join { ticket, config } => {
                 join_device(&args.state_dir, &args.log, &ticket, config.as_deref()).await

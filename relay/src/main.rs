@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Parser;
 use fairway_daemon::{
     AdminArgs, AdminServer, DebugState, Drain, FILES_RESERVED, Finished, LogArgs, Readiness,
-    ReadyTask, Registry, raise_open_files_limit,
+    ReadyTask, Registry, keep_heap_small, raise_open_files_limit,
 };
 use fairway_endpoint::{CredentialSource, Endpoint, EndpointConfig, RelayUse};
 use fairway_identity::{HostPort, RootHash, TrustDomain};
@@ -99,6 +99,7 @@ fn main() -> anyhow::Result<()> {
 async fn run(args: Args) -> anyhow::Result<()> {
     let telemetry = args.log.init("fairway-relay")?;
     let open_files = raise_open_files_limit();
+    tokio::spawn(keep_heap_small());
     tracing::info!(
         event = "start",
         version = env!("CARGO_PKG_VERSION"),

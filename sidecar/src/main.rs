@@ -34,6 +34,7 @@ fn main() -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
+        tokio::spawn(fairway_daemon::keep_heap_small());
         match args.command {
             Command::Run(args) => run::run(args).await,
             Command::Front(args) => front::run(args).await,

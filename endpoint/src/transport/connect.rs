@@ -145,9 +145,9 @@ impl Connector {
     }
 }
 
-/// A TCP connection with small packets sent at once.
+/// A TCP connection.
 pub(crate) async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let io = TcpStream::connect((host, port)).await?;
-    io.set_nodelay(true)?;
+    fairway_daemon::tune_tcp(&io)?;
     Ok(io)
 }

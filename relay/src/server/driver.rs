@@ -1,8 +1,8 @@
 //! The loop that drives one link: timers, reads, and what others asked for.
 //!
 //! Frames of a circuit are written to the other link's socket right here, by
-//! whoever read them; a link's own driver writes only what its socket did not
-//! take at once.
+//! whoever read them, all that one read has for a link at once; a link's own
+//! driver writes only what its socket did not take.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 
 use fairway_control::link::{CircuitId, FrameError, Run};
 use fairway_control::{Reason, reason};
-use fairway_daemon::{DrainGuard, Entry};
+use fairway_daemon::{DrainGuard, Entry, has_released_memory};
 use fairway_endpoint::link::LinkReader;
 use fairway_session::{PeerInfo, Standing};
 use tokio::time::{Instant, Sleep};
@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep};
 use super::access;
 use super::control::Said;
 use super::link::Link;
-use super::shared::{Routed, Shared, lost};
+use super::shared::{Routed, Shared, Unsent, lost};
 use super::socket::Source;
 use crate::core::{Core, Who};
 use crate::limits;
@@ -35,6 +35,8 @@ pub(super) struct Driver {
     /// Runs that were read and not yet passed on.
     runs: Vec<Run>,
     routed: Vec<Routed>,
+    /// Links that something was read for, and not yet written.
+    unsent: Unsent,
     /// Who was not let in, for the log.
     refused: Option<String>,
     /// Whoever is at the other end has shown who they are.
@@ -63,6 +65,7 @@ impl Driver {
             reader,
             runs: Vec::new(),
             routed: Vec::new(),
+            unsent: Unsent::default(),
             refused: None,
             is_known: false,
             entry,
@@ -87,8 +90,8 @@ impl Driver {
     async fn finish(mut self: Box<Self>, why: Reason) {
         self.shared.hold_for_reading(self.read_bytes, 0);
         // A peer that is still there is told why, if this side ends it.
-        let outputs = self.shared.close(&self.link, &why);
-        self.shared.act(outputs);
+        self.shared.close(&self.link, &why, &mut self.unsent);
+        self.shared.write_out(&mut self.unsent);
         // The core knows who it was; a name for each link would be kept twice.
         let mut peer = self.refused.take();
         if let Some(id) = self.link.id() {
@@ -129,6 +132,7 @@ impl Driver {
         }
         self.fire_timers(cx);
         self.heed()?;
+        self.shared.write_out(&mut self.unsent);
         for n_reads in 0.. {
             if n_reads == limits::READS_PER_TURN {
                 // The rest after other links had their turn.
@@ -138,7 +142,10 @@ impl Driver {
             match self.reader.poll_read(cx, &mut self.socket) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => return Err(lost("the other end closed the connection")),
-                Poll::Ready(Ok(n)) => self.on_read(n)?,
+                Poll::Ready(Ok(n)) => {
+                    self.on_read(n)?;
+                    self.shared.write_out(&mut self.unsent);
+                }
                 Poll::Ready(Err(error)) => return Err(lost(error.to_string())),
             }
         }
@@ -168,6 +175,7 @@ impl Driver {
                     self.runs.push(run);
                     if self.runs.len() >= limits::RUNS_PER_LOCK {
                         self.forward();
+                        self.shared.write_out(&mut self.unsent);
                     }
                 }
                 Ok(None) => {
@@ -195,9 +203,8 @@ impl Driver {
         }
         let runs = self.runs.drain(..);
         let outputs = self.shared.route(id, runs, &mut self.routed);
-        let more = self.shared.send(&mut self.routed);
-        self.shared.act(outputs);
-        self.shared.act(more);
+        self.shared.queue(&mut self.routed, &mut self.unsent);
+        self.shared.carry_out(outputs, &mut self.unsent);
     }
 
     fn control_input(&mut self, run: Run) -> Result<(), Reason> {
@@ -227,12 +234,11 @@ impl Driver {
                 (Said::Established(peer), _) => self.establish(&peer)?,
                 (Said::Message(message), Some(id)) => {
                     let now = self.shared.identity.now().mono;
-                    self.shared
-                        .with_core(|core| core.handle_message(now, id, message));
+                    let tell = |core: &mut Core| core.handle_message(now, id, message);
+                    self.shared.tell_core(tell, &mut self.unsent);
                 }
                 (Said::Room, _) => {
-                    let outputs = self.shared.deliver(&self.link);
-                    self.shared.act(outputs);
+                    self.shared.deliver(&self.link, &mut self.unsent);
                 }
                 (Said::Message(_), None) => {
                     return Err(Reason::new(
@@ -335,9 +341,11 @@ impl Driver {
         if is_quiet {
             self.reader.release();
             (self.runs, self.routed) = (Vec::new(), Vec::new());
+            self.unsent = Unsent::default();
             self.link.out().release_memory();
             self.holds_buffers = false;
             self.account();
+            has_released_memory();
         }
     }
 

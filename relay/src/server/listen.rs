@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use fairway_control::link::refused_frame;
 use fairway_control::{Reason, reason};
-use fairway_daemon::{Acceptor, Drain, DrainGuard, Entry, say_and_close};
+use fairway_daemon::{Acceptor, Drain, DrainGuard, Entry, say_and_close, tune_tcp};
 use fairway_endpoint::transport::{
     ALPN_LINK, Flushing, LinkIo, QuicLink, accept_websocket, quic_server_config,
 };
@@ -165,8 +165,7 @@ fn admit(
     shared.metrics.links_accepted.inc();
     match shared.gate.admit(remote.ip()) {
         Ok(entry) => {
-            // Batches are whole; waiting for more would only delay them.
-            if let Err(error) = socket.set_nodelay(true) {
+            if let Err(error) = tune_tcp(&socket) {
                 tracing::debug!(event = "link-failed", %remote, %error);
                 return None;
             }

@@ -36,7 +36,7 @@ pub use self::identity::{Identity, IdentitySource};
 pub use self::metrics::Metrics;
 
 use self::listen::Listeners;
-use self::shared::Shared;
+use self::shared::{Shared, Unsent};
 use crate::core::{Class, Settings};
 use crate::limits;
 
@@ -191,10 +191,11 @@ impl Server {
             () = drain.stopped() => {}
         }
         let why = Reason::new(reason::DRAINING, "this relay has ended");
+        let mut unsent = Unsent::default();
         for link in self.shared.links() {
-            let outputs = self.shared.close(&link, &why);
-            self.shared.act(outputs);
+            self.shared.close(&link, &why, &mut unsent);
         }
+        self.shared.write_out(&mut unsent);
         // A guard stays while its link takes the reason.
         let _ = tokio::time::timeout(limits::CLOSE_LINGER, all_gone(&drain)).await;
         self.listeners.close().await;

@@ -46,6 +46,20 @@ pub(super) struct Routed {
     pub(super) bytes: Bytes,
 }
 
+/// Links with frames in their queues that nobody has written yet: one write takes
+/// all that a turn has for a link.
+#[derive(Debug, Default)]
+pub(super) struct Unsent(Vec<Arc<Link>>);
+
+impl Unsent {
+    fn add(&mut self, link: &Arc<Link>) {
+        // One that is in it twice is written once: its queue is empty then.
+        if self.0.last().is_none_or(|last| !Arc::ptr_eq(last, link)) {
+            self.0.push(link.clone());
+        }
+    }
+}
+
 impl Shared {
     pub(super) fn new(
         settings: Settings,
@@ -71,11 +85,19 @@ impl Shared {
 
     /// Tells the core something and carries out what it says.
     pub(super) fn with_core<T>(&self, tell: impl FnOnce(&mut Core) -> T) -> T {
+        let mut unsent = Unsent::default();
+        let answer = self.tell_core(tell, &mut unsent);
+        self.write_out(&mut unsent);
+        answer
+    }
+
+    /// The same, but for [`write_out`](Self::write_out).
+    pub(super) fn tell_core<T>(&self, tell: impl FnOnce(&mut Core) -> T, unsent: &mut Unsent) -> T {
         let (answer, outputs) = {
             let mut state = self.state();
             (tell(&mut state.core), state.outputs())
         };
-        self.act(outputs);
+        self.carry_out(outputs, unsent);
         answer
     }
 
@@ -155,12 +177,19 @@ impl Shared {
     }
 
     /// Carries out what the core said.
-    pub(super) fn act(&self, mut todo: VecDeque<Output>) {
-        while let Some(output) = todo.pop_front() {
+    pub(super) fn act(&self, todo: VecDeque<Output>) {
+        let mut unsent = Unsent::default();
+        self.carry_out(todo, &mut unsent);
+        self.write_out(&mut unsent);
+    }
+
+    /// The same, but for [`write_out`](Self::write_out).
+    pub(super) fn carry_out(&self, todo: VecDeque<Output>, unsent: &mut Unsent) {
+        for output in todo {
             match output {
                 Output::Deliver(id) => {
                     if let Some(link) = self.link(id) {
-                        todo.extend(self.deliver(&link));
+                        self.deliver(&link, unsent);
                     }
                 }
                 Output::Discard { link, circuit } => {
@@ -170,7 +199,7 @@ impl Shared {
                 }
                 Output::CloseLink { link, reason } => {
                     if let Some(link) = self.link(link) {
-                        todo.extend(self.close(&link, &reason));
+                        self.close(&link, &reason, unsent);
                     }
                 }
                 Output::CircuitEnded(record) => access::circuit_ended(&self.metrics, &record),
@@ -237,10 +266,10 @@ impl Shared {
 
     // --- links -----------------------------------------------------------------
 
-    /// Sends the messages that wait in the core for this link.
-    pub(super) fn deliver(&self, link: &Arc<Link>) -> VecDeque<Output> {
+    /// Seals the messages that wait in the core for this link.
+    pub(super) fn deliver(&self, link: &Arc<Link>, unsent: &mut Unsent) {
         let Some(id) = link.id() else {
-            return VecDeque::new();
+            return;
         };
         let now = self.identity.now();
         let is_driver_wanted = {
@@ -258,11 +287,11 @@ impl Shared {
         if is_driver_wanted {
             link.wake();
         }
-        self.flush(link)
+        unsent.add(link);
     }
 
     /// Ends a link and tells the other end why; its driver does the rest.
-    pub(super) fn close(&self, link: &Arc<Link>, why: &Reason) -> VecDeque<Output> {
+    pub(super) fn close(&self, link: &Arc<Link>, why: &Reason, unsent: &mut Unsent) {
         let now = self.identity.now();
         {
             let mut control = link.control();
@@ -270,7 +299,7 @@ impl Shared {
             self.with_batch(|batch| control.pump(now, batch, &mut link.out()));
         }
         link.wake();
-        self.flush(link)
+        unsent.add(link);
     }
 
     /// Judges the other end of a link by the newest trust set.
@@ -288,27 +317,34 @@ impl Shared {
         link.wake();
     }
 
-    /// Puts frames into a link's queue and writes what its socket takes.
-    pub(super) fn send(&self, routed: &mut Vec<Routed>) -> VecDeque<Output> {
+    /// Puts frames into the queues of their links.
+    pub(super) fn queue(&self, routed: &mut Vec<Routed>, unsent: &mut Unsent) {
         let mut outputs = VecDeque::new();
         let mut routed = routed.drain(..).peekable();
         while let Some(first) = routed.next() {
             let link = first.link.clone();
-            {
-                let mut out = link.out();
-                self.queue(&mut out, first, &mut outputs);
-                // Frames for one link mostly come together: one write for all.
-                while let Some(next) = routed.next_if(|next| Arc::ptr_eq(&next.link, &link)) {
-                    self.queue(&mut out, next, &mut outputs);
-                }
+            let mut out = link.out();
+            self.push(&mut out, first, &mut outputs);
+            // Frames for one link mostly come together.
+            while let Some(next) = routed.next_if(|next| Arc::ptr_eq(&next.link, &link)) {
+                self.push(&mut out, next, &mut outputs);
             }
-            outputs.extend(self.flush(&link));
+            drop(out);
+            unsent.add(&link);
         }
-        outputs
+        self.carry_out(outputs, unsent);
+    }
+
+    /// Writes what the sockets of these links take.
+    pub(super) fn write_out(&self, unsent: &mut Unsent) {
+        while let Some(link) = unsent.0.pop() {
+            let outputs = self.flush(&link);
+            self.carry_out(outputs, unsent);
+        }
     }
 
     /// Puts frames into the queue of their link; DATAGRAMs only while few wait.
-    fn queue(&self, out: &mut Outbound, routed: Routed, outputs: &mut VecDeque<Output>) {
+    fn push(&self, out: &mut Outbound, routed: Routed, outputs: &mut VecDeque<Output>) {
         let Routed {
             link,
             circuit,
