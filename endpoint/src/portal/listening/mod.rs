@@ -13,6 +13,9 @@ mod sock_diag;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use self::sock_diag::SockDiag;
 
 /// How a local port may be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,14 +34,14 @@ pub struct ListenTable(Source);
 
 #[derive(Debug, Clone)]
 enum Source {
-    ThisNamespace,
+    ThisNamespace(Arc<SockDiag>),
     Files(PathBuf),
 }
 
 impl ListenTable {
     /// The table of the caller's own network namespace.
     pub fn of_this_namespace() -> Self {
-        Self(Source::ThisNamespace)
+        Self(Source::ThisNamespace(Arc::default()))
     }
 
     /// A table read from the files `tcp` and `tcp6` below `proc_net`.
@@ -53,7 +56,8 @@ impl ListenTable {
     /// since it cannot know.
     pub fn look_up(&self, port: u16) -> io::Result<Listening> {
         let listeners = match &self.0 {
-            Source::ThisNamespace => sock_diag::listeners(port)
+            Source::ThisNamespace(sock_diag) => sock_diag
+                .listeners(port)
                 .or_else(|_| proc_net::listeners(Path::new("/proc/net"), port))?,
             Source::Files(proc_net) => proc_net::listeners(proc_net, port)?,
         };
@@ -117,9 +121,10 @@ mod tests {
     #[test]
     fn netlink_and_proc_agree() {
         let listeners = ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0"].map(TcpListener::bind);
+        let sock_diag = SockDiag::default();
         for listener in listeners.iter().flatten() {
             let port = port(listener);
-            let asked = sock_diag::listeners(port).unwrap();
+            let asked = sock_diag.listeners(port).unwrap();
             assert_eq!(
                 asked,
                 proc_net::listeners(Path::new("/proc/net"), port).unwrap()

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
 
 use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
@@ -20,28 +21,48 @@ const ANSWER_MAX: usize = 32 * 1024;
 /// is treated as one that does not tell.
 const ANSWERS_MAX: usize = 64;
 
-/// Addresses that `port` is listened on.
-pub(super) fn listeners(port: u16) -> io::Result<Vec<IpAddr>> {
+/// Where the kernel is asked. A socket of the first question serves the next
+/// ones too: making one costs more than a question.
+#[derive(Debug, Default)]
+pub(super) struct SockDiag(Mutex<Option<Socket>>);
+
+impl SockDiag {
+    /// Addresses that `port` is listened on.
+    pub(super) fn listeners(&self, port: u16) -> io::Result<Vec<IpAddr>> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // After an error it is gone, with the answers that may be left in it.
+        let socket = match kept.take() {
+            Some(socket) => socket,
+            None => connect()?,
+        };
+        let mut found = Vec::new();
+        for (family, id) in [
+            (AF_INET, SocketId::new_v4()),
+            (AF_INET6, SocketId::new_v6()),
+        ] {
+            dump(&socket, family, id, port, &mut found)?;
+        }
+        *kept = Some(socket);
+        Ok(found)
+    }
+}
+
+fn connect() -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
-    let mut found = Vec::new();
-    for (family, id) in [
-        (AF_INET, SocketId::new_v4()),
-        (AF_INET6, SocketId::new_v6()),
-    ] {
-        dump(&socket, family, id, port, &mut found)?;
-    }
-    Ok(found)
+    Ok(socket)
 }
 
 fn dump(
     socket: &Socket,
     family: u8,
-    id: SocketId,
+    mut id: SocketId,
     port: u16,
     found: &mut Vec<IpAddr>,
 ) -> io::Result<()> {
+    // The kernel leaves out other ports by itself, if it is new enough.
+    id.source_port = port;
     socket.send(&question(family, id), 0)?;
     let mut buffer = Vec::with_capacity(ANSWER_MAX);
     for _ in 0..ANSWERS_MAX {
