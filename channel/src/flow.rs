@@ -7,7 +7,7 @@
 //! reader costs memory, within its bound, and stalls nobody else. Both windows
 //! begin small and grow with the product of bandwidth and delay.
 
-use crate::{Time, varint};
+use crate::{Time, limits, varint};
 
 /// What is known about the speed of the path, when credit is given.
 #[derive(Debug, Clone, Copy)]
@@ -38,8 +38,9 @@ impl Window {
     }
 
     /// The peer is at `count` now. If it went through the window in less than
-    /// two round trips, it had to wait for credit: the window doubles, by no
-    /// more than `budget`. The answer is by how much.
+    /// two round trips (on short paths, two turns of the processes), it had to
+    /// wait for credit: the window doubles, by no more than `budget`. The answer
+    /// is by how much.
     fn grow(&mut self, pace: Pace, count: u64, budget: u64) -> u64 {
         let now = pace.now.as_micros() as u64;
         let (elapsed, moved) = (now.saturating_sub(self.at), count - self.from);
@@ -50,7 +51,7 @@ impl Window {
         let Some(rtt) = pace.rtt else {
             return 0;
         };
-        let rtt = rtt.as_micros();
+        let rtt = rtt.max(limits::MIN_WINDOW_RTT).as_micros();
         if u128::from(elapsed) * u128::from(self.size) >= 2 * rtt * u128::from(moved) {
             return 0;
         }

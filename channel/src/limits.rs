@@ -21,6 +21,11 @@ pub const MIN_SEND_BUFFER: usize = 16 * 1024;
 /// little on their way (or an eighth of a small window).
 pub const MAX_RESERVE: u64 = 64 * 1024;
 
+/// Windows grow as if no path had a shorter round trip: on a short one it is
+/// sender, relay and receiver that wait for each other's turns on a processor,
+/// and 5 ms of data more cost nobody a delay that could be felt.
+pub const MIN_WINDOW_RTT: crate::Time = crate::Time::from_millis(5);
+
 /// Packets in one batch: 256 KiB at most, one `write` of a size that sockets
 /// take well.
 pub const MAX_BATCH: usize = 16;

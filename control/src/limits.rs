@@ -1,5 +1,7 @@
 //! Every bound of this crate, with the reason for its size.
 
+use std::time::Duration;
+
 // --- link frames -----------------------------------------------------------
 
 /// Bytes of a link frame's header: type u8, length u24, circuit u32.
@@ -16,9 +18,17 @@ pub const LINK_PAYLOAD_MAX: usize = 16 * 1024 + 512;
 pub const LINK_DATAGRAM_MAX: usize = 1_280;
 
 /// Credit that each direction of a circuit starts with, in DATA payload
-/// bytes. Enough for 80 Mbit/s at a round trip of 100 ms; a relay's memory for
-/// a circuit whose reader stalls is bounded by it.
+/// bytes. Enough for 80 Mbit/s at a round trip of 100 ms; what a slow reader
+/// makes wait in a relay is bounded by it.
 pub const CIRCUIT_CREDIT: u64 = 1024 * 1024;
+
+/// What it may grow to for a reader that is fast: a relay takes a grant beyond
+/// what was sent and this for a lie.
+pub const CIRCUIT_CREDIT_MAX: u64 = 4 * CIRCUIT_CREDIT;
+
+/// A circuit's credit should last for so long. With less, sender, relay and
+/// receiver wait for each other's turns on a processor.
+pub const CIRCUIT_CREDIT_LASTS: Duration = Duration::from_millis(10);
 
 /// Largest link control message: a registration of all names at once.
 pub const LINK_MESSAGE_MAX: usize = 16 * 1024;

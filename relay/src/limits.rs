@@ -42,8 +42,9 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const QUEUED_BYTES_MAX: usize = 256 << 20;
 
 /// The same for one link, so that a device on a slow radio keeps at most this
-/// much of the whole: eight circuits with their full credit.
-pub const LINK_QUEUED_BYTES_MAX: usize = 8 << 20;
+/// much of the whole: sixteen circuits with the credit of slow readers, or four
+/// with that of fast ones.
+pub const LINK_QUEUED_BYTES_MAX: usize = 16 << 20;
 
 /// What a queued piece costs beside its bytes (queue entry, allocation); counted
 /// so that many tiny frames are as expensive in the books as in memory.

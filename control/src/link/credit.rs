@@ -3,9 +3,11 @@
 //! Limits are absolute (`max_bytes` since the circuit began), so a repeated or
 //! overtaken grant does no harm.
 
+use std::time::Duration;
+
 use thiserror::Error;
 
-use crate::limits::CIRCUIT_CREDIT;
+use crate::limits::{CIRCUIT_CREDIT, CIRCUIT_CREDIT_LASTS, CIRCUIT_CREDIT_MAX};
 
 /// The sender's side: how much may still go out.
 #[derive(Debug, Clone)]
@@ -57,6 +59,10 @@ pub struct ReceiveCredit {
     granted: u64,
     received: u64,
     consumed: u64,
+    /// What may be on its way: doubles while it is used up too fast.
+    window: u64,
+    /// When `granted` was set (monotonic).
+    granted_at: Duration,
 }
 
 impl ReceiveCredit {
@@ -66,6 +72,8 @@ impl ReceiveCredit {
             granted: CIRCUIT_CREDIT,
             received: 0,
             consumed: 0,
+            window: CIRCUIT_CREDIT,
+            granted_at: Duration::ZERO,
         }
     }
 
@@ -82,20 +90,27 @@ impl ReceiveCredit {
         Ok(())
     }
 
-    /// Counts what was taken out of our buffers. The answer is the grant to
-    /// send, once a quarter of the window has been used up since the last one.
+    /// Counts what was taken out of our buffers by `now` (monotonic). The answer
+    /// is the grant to send, once a quarter of the window has been used up since
+    /// the last one.
     #[must_use]
-    pub fn consume(&mut self, bytes: usize) -> Option<u64> {
+    pub fn consume(&mut self, now: Duration, bytes: usize) -> Option<u64> {
         self.consumed = self
             .consumed
             .saturating_add(bytes as u64)
             .min(self.received);
-        let target = self.consumed.saturating_add(CIRCUIT_CREDIT);
-        if target - self.granted < CIRCUIT_CREDIT / 4 {
+        let used = self.consumed.saturating_add(self.window) - self.granted;
+        if used < self.window / 4 {
             return None;
         }
-        self.granted = target;
-        Some(target)
+        let elapsed = now.saturating_sub(self.granted_at).as_micros();
+        let lasts = CIRCUIT_CREDIT_LASTS.as_micros();
+        if elapsed * u128::from(self.window) < lasts * u128::from(used) {
+            self.window = (2 * self.window).min(CIRCUIT_CREDIT_MAX);
+        }
+        self.granted_at = now;
+        self.granted = self.consumed.saturating_add(self.window);
+        Some(self.granted)
     }
 
     /// What the sender may have sent in all by now, at most.
@@ -135,13 +150,19 @@ mod tests {
         /// A sender that keeps to its credit is never found overrunning, and
         /// as long as the receiver consumes, it always gets more.
         #[test]
-        fn sender_and_receiver_agree(sizes in proptest::collection::vec(1usize..20_000, 1..400)) {
+        fn sender_and_receiver_agree(
+            sizes in proptest::collection::vec(1usize..20_000, 1..400),
+            micros in 0..1_000_u64,
+        ) {
+            let mut now = Duration::ZERO;
             let (mut sender, mut receiver) = (SendCredit::new(), ReceiveCredit::new());
             let mut unread = std::collections::VecDeque::new();
             for size in sizes {
                 while !sender.take(size) {
                     let bytes = unread.pop_front().expect("a sender without credit has unread data");
-                    if let Some(max) = receiver.consume(bytes) {
+                    now += Duration::from_micros(micros);
+                    if let Some(max) = receiver.consume(now, bytes) {
+                        prop_assert!(max <= receiver.consumed + CIRCUIT_CREDIT_MAX);
                         sender.raise(max);
                     }
                 }
@@ -173,6 +194,20 @@ mod tests {
         let mut receiver = ReceiveCredit::new();
         assert!(!receiver.grant(5));
         // Consuming what never came grants nothing.
-        assert_eq!(receiver.consume(10 << 20), None);
+        assert_eq!(receiver.consume(Duration::ZERO, 10 << 20), None);
+    }
+
+    #[test]
+    fn only_a_fast_reader_gets_more() {
+        let quarter = CIRCUIT_CREDIT as usize / 4;
+        // A window in 40 ms, and then in 4 ms.
+        for (millis, most) in [(10, CIRCUIT_CREDIT), (1, CIRCUIT_CREDIT_MAX)] {
+            let mut receiver = ReceiveCredit::new();
+            for n in 1..100 {
+                receiver.receive(quarter).unwrap();
+                let _ = receiver.consume(Duration::from_millis(1_000 + millis * n), quarter);
+            }
+            assert_eq!(receiver.window, most);
+        }
     }
 }

@@ -15,7 +15,7 @@ use fairway_channel::limits::MAX_BATCH;
 use fairway_channel::{Batch, PathId};
 use fairway_control::limits::LINK_HEADER;
 use fairway_control::link::{CircuitId, FrameError, FrameKind, Run, header};
-use fairway_daemon::Entry;
+use fairway_daemon::{Entry, has_released_memory};
 use fairway_session::Refusal;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, Sleep};
@@ -94,6 +94,8 @@ pub(crate) struct Driver<IO> {
     unanswered: Option<Instant>,
     holds_buffers: bool,
     n_batches: usize,
+    /// Its last turn was given to others.
+    has_yielded: bool,
     /// What sessions are told when the link has ended.
     refusal: Refusal,
 }
@@ -125,6 +127,7 @@ impl<IO: LinkIo> Driver<IO> {
             unanswered: None,
             holds_buffers: false,
             n_batches: 0,
+            has_yielded: false,
             refusal: lost("the link was given up"),
         };
         driver.node.metrics.links.inc();
@@ -189,6 +192,12 @@ impl<IO: LinkIo> Driver<IO> {
         self.n_batches = 0;
         self.heed_eviction(cx)?;
         self.take_work(cx)?;
+        if !self.ready.is_empty() && !std::mem::replace(&mut self.has_yielded, true) {
+            // Others that run now may have something to send too: one write for all.
+            cx.waker().wake_by_ref();
+            return Ok(());
+        }
+        self.has_yielded = false;
         self.fire_timers(cx);
         let mut n_reads = 0;
         loop {
@@ -266,7 +275,7 @@ impl<IO: LinkIo> Driver<IO> {
             }
             // What the session holds is bounded by its own windows, so what
             // came in counts as consumed.
-            if let Some(max_bytes) = circuit.receive.consume(n) {
+            if let Some(max_bytes) = circuit.receive.consume(self.node.clock.mono(), n) {
                 self.control.credit(CircuitId(id), max_bytes);
             }
         }
@@ -644,6 +653,7 @@ impl<IO: LinkIo> Driver<IO> {
                 conn.release_memory();
             }
         }
+        has_released_memory();
     }
 
     /// Sleeps until the first timer. A sleep that is too short is left as it

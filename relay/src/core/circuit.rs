@@ -1,7 +1,7 @@
 //! Two links joined.
 
 use fairway_control::Reason;
-use fairway_control::limits::{CIRCUIT_CREDIT, LINK_PAYLOAD_MAX};
+use fairway_control::limits::{CIRCUIT_CREDIT_MAX, LINK_PAYLOAD_MAX};
 use fairway_control::link::{CircuitId, ReceiveCredit};
 use fairway_identity::Address;
 
@@ -94,7 +94,7 @@ impl Half {
     /// A raise by less than a frame waits until it is more: who grants by
     /// the byte would make a message of each.
     pub(super) fn grant(&mut self, max_bytes: u64) -> Result<bool, GrantTooLarge> {
-        if max_bytes > self.bytes.saturating_add(CIRCUIT_CREDIT) {
+        if max_bytes > self.bytes.saturating_add(CIRCUIT_CREDIT_MAX) {
             return Err(GrantTooLarge);
         }
         if max_bytes < self.credit.granted() + LINK_PAYLOAD_MAX as u64 {
@@ -106,6 +106,8 @@ impl Half {
 
 #[cfg(test)]
 mod tests {
+    use fairway_control::limits::CIRCUIT_CREDIT;
+
     use super::*;
 
     #[test]
@@ -119,7 +121,7 @@ mod tests {
         assert!(!half.grant(CIRCUIT_CREDIT * 2).unwrap());
         assert!(!half.grant(5).unwrap());
         assert!(half.receive(window));
-        assert!(half.grant(CIRCUIT_CREDIT * 3 + 1).is_err());
+        assert!(half.grant(half.bytes + CIRCUIT_CREDIT_MAX + 1).is_err());
     }
 
     /// Else somebody's datagrams would let the other end grant what nobody has sent.
@@ -128,10 +130,7 @@ mod tests {
         let mut half = Half::new((LinkId(1), CircuitId(2)), None);
         half.receive_datagrams(CIRCUIT_CREDIT as usize);
         assert_eq!((half.bytes, half.all_bytes()), (0, CIRCUIT_CREDIT));
-        assert!(
-            half.grant(CIRCUIT_CREDIT + LINK_PAYLOAD_MAX as u64)
-                .is_err()
-        );
+        assert!(half.grant(CIRCUIT_CREDIT_MAX + 1).is_err());
         assert!(half.receive(CIRCUIT_CREDIT as usize));
     }
 

@@ -2,7 +2,9 @@
 //! relay. The links of others, and their circuits, go on.
 
 use bytes::BytesMut;
-use fairway_control::limits::{CIRCUIT_CREDIT, LINK_DATAGRAM_MAX, LINK_PAYLOAD_MAX};
+use fairway_control::limits::{
+    CIRCUIT_CREDIT, CIRCUIT_CREDIT_MAX, LINK_DATAGRAM_MAX, LINK_PAYLOAD_MAX,
+};
 use fairway_control::link::{
     CircuitId, FrameKind, Instance, ToEndpoint, ToRelay, header, take_run,
 };
@@ -101,7 +103,7 @@ pub(crate) const CASES: &[Case] = &[
     // --- section 3: credit
     case("all of the credit", |b| { b.open(2, NAME); b.flood(CIRCUIT_CREDIT) }, Ends::Goes),
     case("a byte beyond the credit", |b| { b.open(2, NAME); b.flood(CIRCUIT_CREDIT + 1) }, Ends::Told("credit-overrun")),
-    case("credit for what was never sent", |b| { b.open(2, NAME); b.credit(2, CIRCUIT_CREDIT + 1) }, Ends::Told("protocol-violation")),
+    case("credit for what was never sent", |b| { b.open(2, NAME); b.credit(2, CIRCUIT_CREDIT_MAX + 1) }, Ends::Told("protocol-violation")),
     case("credit for 2^64 - 1 bytes", |b| { b.open(2, NAME); b.credit(2, u64::MAX) }, Ends::Told("protocol-violation")),
     case("credit that falls", |b| { b.open(2, NAME); b.credit(2, 1); b.credit(2, 0) }, Ends::Goes),
     case("credit by the byte", |b| {

@@ -277,12 +277,13 @@ impl World {
         packet: Vec<u8>,
     ) {
         let node = &mut self.nodes[number];
+        let now = self.now;
         let Some(state) = node.circuits.get_mut(&(link, circuit)) else {
             return;
         };
         // A meddling relay repeats packets, and a bad link does.
         let _ = state.receive.receive(packet.len());
-        if let Some(max_bytes) = state.receive.consume(packet.len()) {
+        if let Some(max_bytes) = state.receive.consume(now, packet.len()) {
             let credit = ToRelay::Credit { circuit, max_bytes };
             self.put(link, true, What::Control, encode(&credit));
         }
