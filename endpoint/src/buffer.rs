@@ -109,9 +109,17 @@ impl ReadBuffer {
         if room >= self.read_size / 2 {
             return;
         }
+        // All of its pieces are gone: it is the one that is still in the caches.
+        if self.data.is_empty() && self.data.try_reclaim(self.read_size) {
+            return;
+        }
         let size = self.read_size + self.data.len();
-        let mut fresh = match self.spares.iter_mut().position(|s| s.try_reclaim(size)) {
-            Some(at) => self.spares.swap_remove_back(at).unwrap_or_default(),
+        // Of the others the one that was used last.
+        let free = (0..self.spares.len())
+            .rev()
+            .find(|&i| self.spares[i].try_reclaim(size));
+        let mut fresh = match free {
+            Some(at) => self.spares.remove(at).unwrap_or_default(),
             None => BytesMut::with_capacity(size),
         };
         fresh.extend_from_slice(&self.data);

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use crate::buffer::ReadBuffer;
-use crate::limits::{QUIET, READ_SIZE_MAX, WRITE_SLICES_MAX};
+use crate::limits::{QUIET, READ_SIZE_MAX, SMALL_READ, WRITE_SLICES_MAX};
 use crate::{RecvStream, SendStream, Stream, StreamError};
 
 /// How a joined connection went.
@@ -78,9 +78,11 @@ async fn upward(
         let data = buffer.data.split().freeze();
         *count += data.len() as u64;
         send.write_chunk(data).await.map_err(End::Stream)?;
-        // It is sent before more is read: what waits for long has left the
-        // processor's caches by the time it is sealed.
-        tokio::task::yield_now().await;
+        if n > SMALL_READ {
+            // It is sent before more is read: what waits for long has left the
+            // processor's caches by the time it is sealed.
+            tokio::task::yield_now().await;
+        }
     }
 }
 

@@ -5,11 +5,11 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fairway_daemon::{Acceptor, Drain};
+use fairway_daemon::{Acceptor, Drain, DrainGuard, tune_tcp};
 use fairway_identity::{AddressError, Destination};
 use fairway_session::OpenRequest;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::LOCAL_CONNECTIONS;
 use super::access::{Connection, End};
@@ -141,21 +141,21 @@ impl Inlet {
     /// Serves until the drain begins; live connections go on until it stops.
     pub async fn serve(self, drain: Drain) {
         let caller = Arc::new(self.caller);
-        accept_loop(self.acceptor, &[], &drain, |socket, guard| {
-            let (caller, drain) = (Arc::clone(&caller), drain.clone());
-            async move {
-                tokio::select! {
-                    () = caller.connect(socket) => {}
-                    () = drain.stopped() => {}
-                }
-                drop(guard);
-            }
+        accept_loop(self.acceptor, &[], &drain, |socket, place| {
+            Arc::clone(&caller).serve(socket, drain.clone(), place)
         })
         .await;
     }
 }
 
 impl Caller {
+    async fn serve(self: Arc<Self>, socket: TcpStream, drain: Drain, _place: Place) {
+        tokio::select! {
+            () = self.connect(socket) => {}
+            () = drain.stopped() => {}
+        }
+    }
+
     async fn connect(&self, socket: TcpStream) {
         let Destination { address, port } = &self.to;
         let connection = Connection::start(
@@ -184,6 +184,13 @@ impl Caller {
     }
 }
 
+/// What a connection has for as long as it is served: it is one of a bounded
+/// number, and a drain waits for it.
+pub(crate) struct Place {
+    _slot: OwnedSemaphorePermit,
+    _guard: DrainGuard,
+}
+
 /// Accepts until the drain begins, a bounded number at a time. One that there is
 /// no file for is told `no_files` and closed.
 pub(crate) async fn accept_loop<F, Fut>(
@@ -192,7 +199,7 @@ pub(crate) async fn accept_loop<F, Fut>(
     drain: &Drain,
     mut handle: F,
 ) where
-    F: FnMut(TcpStream, fairway_daemon::DrainGuard) -> Fut,
+    F: FnMut(TcpStream, Place) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
     let slots = Arc::new(Semaphore::new(LOCAL_CONNECTIONS));
@@ -205,13 +212,18 @@ pub(crate) async fn accept_loop<F, Fut>(
             accepted = accepted => accepted,
             () = drain.started() => return,
         };
-        // Small writes are common, and whoever wrote them waits for the answer.
-        let _ = socket.set_nodelay(true);
-        let work = handle(socket, drain.guard());
-        tokio::spawn(async move {
-            work.await;
-            drop(slot);
-        });
+        let Ok(slot) = slot else {
+            return;
+        };
+        // One that is over already is found to be when it is read.
+        let _ = tune_tcp(&socket);
+        let place = Place {
+            _slot: slot,
+            _guard: drain.guard(),
+        };
+        // The task is this future and nothing around it: what wraps a future
+        // holds it twice.
+        tokio::spawn(handle(socket, place));
     }
 }
 
@@ -222,11 +234,11 @@ mod tests {
     /// An idle connection is little more than its task.
     #[test]
     fn a_connection_is_small() {
-        fn size<F>(_: impl Fn(&'static Caller, TcpStream) -> F) -> usize {
+        fn size<F>(_: impl Fn(Arc<Caller>, TcpStream, Drain, Place) -> F) -> usize {
             size_of::<F>()
         }
-        let size = size(Caller::connect);
-        assert!(size <= 1_536, "{size} bytes");
+        let size = size(Caller::serve);
+        assert!(size <= 1_664, "{size} bytes");
     }
 
     #[test]

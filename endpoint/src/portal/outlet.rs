@@ -11,7 +11,7 @@ use std::time::Duration;
 use ::http::header::HeaderValue;
 use ::http::{HeaderMap, Request, Response, StatusCode};
 use bytes::Bytes;
-use fairway_daemon::{Drain, is_out_of_files};
+use fairway_daemon::{Drain, is_out_of_files, tune_tcp};
 use fairway_policy::Decision;
 use fairway_session::{
     Door, Grant, HttpAnswer, HttpPass, OpenRequest, PeerInfo, Permit, Refusal, code,
@@ -130,8 +130,8 @@ impl Outlet {
         let address = self.local_address(door)?;
         match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
             Ok(Ok(socket)) => {
-                // Small writes are common, and whoever wrote them waits for the answer.
-                let _ = socket.set_nodelay(true);
+                // One that is over already is found to be when it is read.
+                let _ = tune_tcp(&socket);
                 Ok(socket)
             }
             Ok(Err(error)) if is_out_of_files(&error) => Err(no_files(&error)),

@@ -20,7 +20,7 @@ use tracing::Instrument as _;
 
 use super::access::{Connection, End, Watched};
 use super::forward::{self, Answer, Body, Onward, SendError, chain, refusal, stream_error};
-use super::inlet::accept_loop;
+use super::inlet::{Place, accept_loop};
 use super::metrics::{Direction, Outcome, PortalMetrics};
 use super::{HEAD_TIMEOUT, http, others, socks, trace};
 use crate::{Endpoint, OpenError, Stream};
@@ -81,17 +81,13 @@ impl Proxy {
                 return;
             }
         };
-        accept_loop(acceptor, NO_FILES, &drain, |socket, guard| {
-            let (proxy, drain) = (self.clone(), drain.clone());
-            async move {
-                proxy.serve_connection(socket, &drain).await;
-                drop(guard);
-            }
+        accept_loop(acceptor, NO_FILES, &drain, |socket, place| {
+            self.clone().serve_connection(socket, drain.clone(), place)
         })
         .await;
     }
 
-    async fn serve_connection(self, socket: TcpStream, drain: &Drain) {
+    async fn serve_connection(self, socket: TcpStream, drain: Drain, _place: Place) {
         let mut first = [0];
         let peeked = tokio::select! {
             peeked = tokio::time::timeout(HEAD_TIMEOUT, socket.peek(&mut first)) => peeked,
