@@ -90,7 +90,7 @@ async fn bulk(chain: &Chain, scale: Scale, figures: &mut Vec<Figure>) -> Result<
         return Ok(());
     }
     for (direction, streams) in [("up", 1), ("down", 1), ("up", 8), ("down", 8)] {
-        let (cpu, started) = (cpu(chain)?, Instant::now());
+        let (cpu, waits, started) = (cpu(chain)?, waits(chain)?, Instant::now());
         let each = scale.bulk_bytes / streams;
         let transfers = (0..streams).map(|_| transfer(chain, direction == "up", each));
         for result in join_all(transfers).await {
@@ -107,6 +107,12 @@ async fn bulk(chain: &Chain, scale: Scale, figures: &mut Vec<Figure>) -> Result<
             format!("{direction}-{streams}-cpu"),
             spent / (bytes / 1e9),
             "s/GB",
+        ));
+        let waited = (self::waits(chain)? - waits) as f64;
+        figures.push(figure(
+            format!("{direction}-{streams}-waits"),
+            waited / (bytes / 1e9),
+            "1/GB",
         ));
     }
     Ok(())
@@ -270,6 +276,14 @@ fn cpu(chain: &Chain) -> Result<Duration> {
         .processes
         .iter()
         .map(crate::process::Process::cpu)
+        .sum()
+}
+
+fn waits(chain: &Chain) -> Result<u64> {
+    chain
+        .processes
+        .iter()
+        .map(crate::process::Process::waits)
         .sum()
 }
 

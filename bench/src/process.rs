@@ -71,13 +71,24 @@ impl Process {
     /// # Errors
     /// It has ended.
     pub fn rss_kib(&self) -> Result<u64> {
+        self.status("VmRSS:")
+    }
+
+    /// How often its first thread has waited for something so far (proc(5),
+    /// `voluntary_ctxt_switches`).
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn waits(&self) -> Result<u64> {
+        self.status("voluntary_ctxt_switches:")
+    }
+
+    fn status(&self, name: &str) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))
             .with_context(|| format!("{} has ended:\n{}", self.name, self.tail()))?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .context("no VmRSS")?;
-        Ok(line.trim().trim_end_matches(" kB").trim().parse()?)
+        let value = status.lines().find_map(|line| line.strip_prefix(name));
+        let value = value.with_context(|| format!("no {name} in its status"))?;
+        Ok(value.trim().trim_end_matches(" kB").parse()?)
     }
 
     /// Waits for the end of a process that ends by itself.

@@ -10,6 +10,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use fairway_bench::authority::{Claims, SYSTEM_NAMESPACE, TRUST_DOMAIN, TestAuthority, uid_of};
@@ -370,9 +371,18 @@ async fn free_udp_address() -> HostPort {
     socket.local_addr().unwrap().to_string().parse().unwrap()
 }
 
+/// Nobody listens there. It is below the ports that the system gives to
+/// connections (ip(7), `ip_local_port_range`), or a test beside this one might
+/// have it before it is used.
 pub async fn free_address() -> HostPort {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap().to_string().parse().unwrap()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let n = std::process::id().wrapping_mul(101) + NEXT.fetch_add(1, Ordering::Relaxed);
+        let address = format!("127.0.0.1:{}", 10_000 + n % 20_000);
+        if TcpListener::bind(&address).await.is_ok() {
+            return address.parse().unwrap();
+        }
+    }
 }
 
 pub async fn within<T>(future: impl Future<Output = T>) -> T {
