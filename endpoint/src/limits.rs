@@ -202,8 +202,8 @@ pub const QUIC_HALF_OPEN_WINDOW: u32 = 64 * 1024;
 /// other.
 pub const QUIC_RECEIVE_WINDOW: u32 = 8 * 1024 * 1024;
 
-/// The same on one stream: a circuit's credit with its frame headers, so that
-/// the credit is what limits.
+/// The same on one stream: a circuit's first credit with its frame headers, and
+/// as much as may be under way.
 pub const QUIC_STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 
 /// What may be under way to the other end: 80 Mbit/s at 200 ms.
