@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::apps::CHUNK;
 use crate::chain::Chain;
+use crate::process::Process;
 
 /// How much of everything; 0 to leave it out.
 #[derive(Clone, Copy, Debug)]
@@ -90,14 +91,15 @@ async fn bulk(chain: &Chain, scale: Scale, figures: &mut Vec<Figure>) -> Result<
         return Ok(());
     }
     for (direction, streams) in [("up", 1), ("down", 1), ("up", 8), ("down", 8)] {
-        let (cpu, waits, started) = (cpu(chain)?, waits(chain)?, Instant::now());
+        let (cpu, waits) = (total(chain, Process::cpu)?, total(chain, Process::waits)?);
+        let started = Instant::now();
         let each = scale.bulk_bytes / streams;
         let transfers = (0..streams).map(|_| transfer(chain, direction == "up", each));
         for result in join_all(transfers).await {
             result.context("bulk transfer")?;
         }
         let (elapsed, bytes) = (started.elapsed().as_secs_f64(), (each * streams) as f64);
-        let spent = (self::cpu(chain)? - cpu).as_secs_f64();
+        let spent = (total(chain, Process::cpu)? - cpu).as_secs_f64();
         figures.push(figure(
             format!("{direction}-{streams}"),
             bytes * 8.0 / 1e9 / elapsed,
@@ -108,7 +110,7 @@ async fn bulk(chain: &Chain, scale: Scale, figures: &mut Vec<Figure>) -> Result<
             spent / (bytes / 1e9),
             "s/GB",
         ));
-        let waited = (self::waits(chain)? - waits) as f64;
+        let waited = (total(chain, Process::waits)? - waits) as f64;
         figures.push(figure(
             format!("{direction}-{streams}-waits"),
             waited / (bytes / 1e9),
@@ -162,7 +164,7 @@ async fn ping_pong(
         return Ok(());
     }
     let mut socket = connect(chain.echo).await?;
-    let cpu = cpu(chain)?;
+    let cpu = total(chain, Process::cpu)?;
     let mut times = Vec::with_capacity(scale.pings);
     for _ in 0..scale.pings {
         let started = Instant::now();
@@ -170,7 +172,7 @@ async fn ping_pong(
         times.push(started.elapsed().as_secs_f64() * 1e6);
     }
     times.sort_by(f64::total_cmp);
-    let spent = (self::cpu(chain)? - cpu).as_secs_f64() * 1e6 / scale.pings as f64;
+    let spent = (total(chain, Process::cpu)? - cpu).as_secs_f64() * 1e6 / scale.pings as f64;
     let percentile = |n: usize| times[(times.len() * n / 100).min(times.len() - 1)];
     figures.push(figure(format!("{name}-p50"), percentile(50), "us"));
     figures.push(figure(format!("{name}-p99"), percentile(99), "us"));
@@ -183,10 +185,10 @@ async fn opens(chain: &Chain, scale: Scale, figures: &mut Vec<Figure>) -> Result
         return Ok(());
     }
     for tasks in [1, 32] {
-        let (cpu, started) = (cpu(chain)?, Instant::now());
+        let (cpu, started) = (total(chain, Process::cpu)?, Instant::now());
         let n_opened = open_in_turn(chain, tasks, scale.opens).await? as f64;
         let rate = n_opened / started.elapsed().as_secs_f64();
-        let spent = (self::cpu(chain)? - cpu).as_secs_f64() * 1e6 / n_opened;
+        let spent = (total(chain, Process::cpu)? - cpu).as_secs_f64() * 1e6 / n_opened;
         figures.push(figure(format!("new-streams-{tasks}"), rate, "1/s"));
         figures.push(figure(format!("new-streams-{tasks}-cpu"), spent, "us"));
     }
@@ -214,14 +216,14 @@ async fn idle(chain: &Chain, scale: Scale, figures: &mut Vec<Figure>) -> Result<
     if scale.idle == 0 {
         return Ok(());
     }
-    let before = rss_kib(chain)?;
+    let before = total(chain, Process::rss_kib)?;
     let mut sockets = Vec::with_capacity(scale.idle);
     for _ in 0..scale.idle {
         let mut socket = connect(chain.echo).await?;
         round_trip(&mut socket).await?;
         sockets.push(socket);
     }
-    let after = rss_kib(chain)?;
+    let after = total(chain, Process::rss_kib)?;
     let each = after.saturating_sub(before) as f64 / scale.idle as f64;
     figures.push(figure("idle-stream", each, "KiB"));
     rss(chain, &format!("rss-{}-idle-streams", scale.idle), figures)
@@ -271,28 +273,9 @@ where
     results
 }
 
-fn cpu(chain: &Chain) -> Result<Duration> {
-    chain
-        .processes
-        .iter()
-        .map(crate::process::Process::cpu)
-        .sum()
-}
-
-fn waits(chain: &Chain) -> Result<u64> {
-    chain
-        .processes
-        .iter()
-        .map(crate::process::Process::waits)
-        .sum()
-}
-
-fn rss_kib(chain: &Chain) -> Result<u64> {
-    chain
-        .processes
-        .iter()
-        .map(crate::process::Process::rss_kib)
-        .sum()
+/// Of all processes of the chain together.
+fn total<T: std::iter::Sum>(chain: &Chain, of: fn(&Process) -> Result<T>) -> Result<T> {
+    chain.processes.iter().map(of).sum()
 }
 
 fn figure(name: impl Into<String>, value: f64, unit: &'static str) -> Figure {

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 static QUIET: Notify = Notify::const_new();
 
-/// Between two looks at the heap: one takes a millisecond or less.
+/// Before a look at the heap, and after it: each walks through all that is free.
 const REST: Duration = Duration::from_secs(1);
 
 /// Says that something has just given up its buffers.

@@ -377,7 +377,7 @@ async fn free_udp_address() -> HostPort {
 pub async fn free_address() -> HostPort {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
-        let n = std::process::id().wrapping_mul(101) + NEXT.fetch_add(1, Ordering::Relaxed);
+        let n = std::process::id() * 101 + NEXT.fetch_add(1, Ordering::Relaxed);
         let address = format!("127.0.0.1:{}", 10_000 + n % 20_000);
         if TcpListener::bind(&address).await.is_ok() {
             return address.parse().unwrap();
