@@ -423,6 +423,39 @@ fn small_writes_of_many_streams_share_a_record() {
 }
 
 #[test]
+fn a_small_read_leaves_nothing_to_be_sent() {
+    let mut duo = ready();
+    let id = stream(&mut duo);
+    write(&mut duo.a.channel, duo.now, id, b"small");
+    duo.run();
+    let before = timeout(&mut duo.b.channel, duo.now);
+    assert_eq!(read(&mut duo.b.channel, duo.now, id), b"small");
+    assert!(!duo.b.channel.has_output());
+    assert_eq!(timeout(&mut duo.b.channel, duo.now), before);
+}
+
+/// That of a channel with nothing else to say.
+fn timeout(channel: &mut Channel, now: Time) -> Option<Time> {
+    match channel.poll_output(now, &mut Batch::new(0)) {
+        Output::Timeout(at) => at,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_large_read_leaves_credit_to_be_sent() {
+    const WINDOW: usize = 64 << 10;
+    let config = Config::new().stream_window(WINDOW as u64).unwrap();
+    let mut duo = Duo::ready(config.clone(), config);
+    let id = stream(&mut duo);
+    write(&mut duo.a.channel, duo.now, id, &[1; WINDOW / 2]);
+    duo.run();
+    assert!(!duo.b.channel.has_output());
+    assert_eq!(read(&mut duo.b.channel, duo.now, id).len(), WINDOW / 2);
+    assert!(duo.b.channel.has_output());
+}
+
+#[test]
 fn a_bulk_transfer_is_acknowledged_sparsely() {
     let mut duo = ready();
     let id = stream(&mut duo);
