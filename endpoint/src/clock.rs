@@ -55,9 +55,10 @@ impl NodeClock {
 
     /// What sessions are told.
     pub(crate) fn now(&self) -> Now {
+        let now = Instant::now();
         Now {
-            mono: self.mono(),
-            clock: self.clock(),
+            mono: now.duration_since(self.origin),
+            clock: self.clock_at(now),
         }
     }
 
@@ -71,10 +72,16 @@ impl NodeClock {
 
     /// What is known of the true time.
     pub(crate) fn clock(&self) -> Clock {
+        self.clock_at(Instant::now())
+    }
+
+    fn clock_at(&self, now: Instant) -> Clock {
         match *self.lock() {
             Known::Trusted(time) => Clock::Trusted(time()),
             Known::Floor(floor) => Clock::Floor(floor),
-            Known::Since { at, time } => Clock::Trusted(time.plus(at.elapsed().as_secs())),
+            Known::Since { at, time } => {
+                Clock::Trusted(time.plus(now.duration_since(at).as_secs()))
+            }
         }
     }
 

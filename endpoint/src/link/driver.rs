@@ -71,6 +71,8 @@ pub(crate) struct Driver<IO> {
     /// The socket takes no more for now.
     blocked: bool,
     pub(super) circuits: BTreeMap<u32, Circuit>,
+    /// Empty between turns.
+    dirty: Vec<u32>,
     /// Circuits whose session is to be polled, each once.
     ready: VecDeque<u32>,
     /// Circuits that wait for the socket.
@@ -113,6 +115,7 @@ impl<IO: LinkIo> Driver<IO> {
             n_written: 0,
             blocked: false,
             circuits: BTreeMap::new(),
+            dirty: Vec::new(),
             ready: VecDeque::new(),
             held: Vec::new(),
             timers: Timers::default(),
@@ -232,11 +235,13 @@ impl<IO: LinkIo> Driver<IO> {
     }
 
     fn take_work(&mut self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
-        let mut dirty = VecDeque::new();
+        let mut dirty = std::mem::take(&mut self.dirty);
         let commands = self.shared.take_work(cx, &mut dirty);
-        for circuit in dirty {
+        for circuit in dirty.drain(..) {
             self.make_ready(circuit);
         }
+        // Keeps its memory.
+        self.dirty = dirty;
         for command in commands {
             self.on_command(command)?;
         }

@@ -199,11 +199,11 @@ impl LinkShared {
     pub(super) fn take_work(
         &self,
         cx: &mut std::task::Context<'_>,
-        dirty: &mut VecDeque<u32>,
+        dirty: &mut Vec<u32>,
     ) -> VecDeque<Command> {
         self.waker.register(cx.waker());
         let mut queue = self.lock();
-        dirty.extend(queue.dirty.drain(..));
+        dirty.append(&mut queue.dirty);
         std::mem::take(&mut queue.commands)
     }
 
