@@ -83,7 +83,8 @@ pub const BATCHES_PER_TURN: usize = 8;
 pub const CIRCUITS_PER_LINK_MAX: usize = 16_384;
 
 /// Circuits of one link whose dialler has not shown who they are: as for
-/// accepted links. The relay knows its callers, but not what they are up to.
+/// accepted links, and as there the oldest gives way to the next. The relay knows
+/// its callers, but not what they are up to.
 pub const HALF_OPEN_CIRCUITS_MAX: usize = 256;
 
 /// What the control stream of a link may hold up: all names and a message for

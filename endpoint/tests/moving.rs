@@ -184,7 +184,7 @@ async fn circuits_on_which_nobody_says_anything_are_bounded_and_given_up() {
         begun.elapsed() > Duration::from_secs(5),
         "not before its time"
     );
-    assert_eq!(n_closed("overloaded"), 44, "those beyond the bound");
+    assert_eq!(n_closed("overloaded"), 44, "one for each beyond the bound");
 
     // There is a place for others again.
     let relays = [relay.address.clone()];

@@ -130,13 +130,13 @@ async fn open(device: &Endpoint) -> Result<Stream, OpenError> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn silent_circuits_take_so_many_places_and_calls_on_their_link_go_on() {
+async fn silent_circuits_take_so_many_places_and_keep_nobody_out() {
     let mut scene = Scene::start().await;
     let mut crowd = scene.crowd(PLACES + 44).await;
     crowd.closes(44, reason::OVERLOADED).await;
-    // It holds for who would say something, too: the callee cannot know.
-    let refused = open(&scene.newcomer).await.unwrap_err();
-    assert_eq!(refused.reason(), reason::OVERLOADED, "{refused}");
+    // The oldest gives way to who has something to say, too.
+    scene.newcomer_gets_through().await;
+    crowd.closes(1, reason::OVERLOADED).await;
     scene.call_goes_on().await;
     // All others have their places.
     crowd.closes_no_more();

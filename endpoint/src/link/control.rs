@@ -326,12 +326,13 @@ impl<IO: LinkIo> Driver<IO> {
         if self.circuits.contains_key(&id) {
             return;
         }
-        let full = self.circuits.len() >= CIRCUITS_PER_LINK_MAX
-            || self.n_half_open >= HALF_OPEN_CIRCUITS_MAX;
-        if full || self.draining {
+        if self.circuits.len() >= CIRCUITS_PER_LINK_MAX || self.draining {
             let reason = Reason::new(reason::OVERLOADED, "no more circuits here");
             self.control.send(&ToRelay::Close { circuit, reason });
             return;
+        }
+        if self.n_half_open >= HALF_OPEN_CIRCUITS_MAX {
+            self.evict_half_open();
         }
         let mut entry = Circuit::new(None);
         entry.dialled = Some(destination);
@@ -383,20 +384,37 @@ impl<IO: LinkIo> Driver<IO> {
             && at <= now
         {
             self.half_open.pop_front();
-            let Some(circuit) = self.circuits.get_mut(&id) else {
-                continue;
-            };
-            // A session that came back has shown itself to its session.
-            let known = circuit.conn.as_ref();
-            let is_proven = known.is_some_and(|(conn, path)| conn.is_proven(*path));
-            if is_proven && std::mem::take(&mut circuit.is_half_open) {
-                self.n_half_open -= 1;
-            }
-            if circuit.is_half_open {
+            if self.circuit_is_half_open(id) {
                 let text = "whoever opened the circuit has not shown who they are";
                 self.close_circuit(id, "handshake-timeout", text);
             }
         }
+    }
+
+    /// The oldest gives way: whoever means to show who they are does so soon,
+    /// and a crowd that says nothing cannot keep others out.
+    fn evict_half_open(&mut self) {
+        while let Some((_, id)) = self.half_open.pop_front() {
+            if self.circuit_is_half_open(id) {
+                let text = "others needed its place before its dialler showed who they are";
+                self.close_circuit(id, reason::OVERLOADED, text);
+                return;
+            }
+        }
+    }
+
+    /// Whether its dialler has still not shown who they are.
+    fn circuit_is_half_open(&mut self, id: u32) -> bool {
+        let Some(circuit) = self.circuits.get_mut(&id) else {
+            return false;
+        };
+        // A session that came back has shown itself to its session.
+        let known = circuit.conn.as_ref();
+        let is_proven = known.is_some_and(|(conn, path)| conn.is_proven(*path));
+        if is_proven && std::mem::take(&mut circuit.is_half_open) {
+            self.n_half_open -= 1;
+        }
+        circuit.is_half_open
     }
 
     /// No new circuits, and those that there are move; closes with the last one.
