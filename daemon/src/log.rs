@@ -12,7 +12,7 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tokio::runtime::Runtime;
 use tracing::Subscriber;
-use tracing_subscriber::filter::{EnvFilter, ParseError};
+use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
@@ -95,7 +95,7 @@ impl LogArgs {
     ///
     /// An option is not understood, or it was called before.
     pub fn init(&self, service: &'static str) -> Result<Telemetry, LogError> {
-        let filter = EnvFilter::try_new(&self.log_level).map_err(LogError::Level)?;
+        let filter: Targets = self.log_level.parse().map_err(LogError::Level)?;
         let exporting = match self.otlp_endpoint.as_deref() {
             Some(endpoint) if !endpoint.is_empty() => Some(Exporting::start(service, endpoint)?),
             Some(_) | None => None,
