@@ -1,7 +1,7 @@
 # Everything that a developer or CI does. `make help` lists it.
 #
 # Two builds of the workspace exist and no third: cargo's debug build for tests,
-# and the static release build (e2e/images/fairway) for images, demo and bench.
+# and the static one (e2e/images/fairway) for images, scenarios, demo and bench.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
