@@ -331,9 +331,7 @@ impl<IO: LinkIo> Driver<IO> {
             self.control.send(&ToRelay::Close { circuit, reason });
             return;
         }
-        if self.n_half_open >= HALF_OPEN_CIRCUITS_MAX {
-            self.evict_half_open();
-        }
+        self.make_place();
         let mut entry = Circuit::new(None);
         entry.dialled = Some(destination);
         entry.is_half_open = true;
@@ -393,12 +391,13 @@ impl<IO: LinkIo> Driver<IO> {
 
     /// The oldest gives way: whoever means to show who they are does so soon,
     /// and a crowd that says nothing cannot keep others out.
-    fn evict_half_open(&mut self) {
-        while let Some((_, id)) = self.half_open.pop_front() {
+    fn make_place(&mut self) {
+        while self.n_half_open >= HALF_OPEN_CIRCUITS_MAX
+            && let Some((_, id)) = self.half_open.pop_front()
+        {
             if self.circuit_is_half_open(id) {
                 let text = "others needed its place before its dialler showed who they are";
                 self.close_circuit(id, reason::OVERLOADED, text);
-                return;
             }
         }
     }
