@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::tcp::tune_listener;
+
 /// Files that are kept free of connections: listeners, admin port, the link to
 /// the authority, tokens, logs.
 pub const FILES_RESERVED: u64 = 128;
@@ -26,12 +28,14 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Accepts from `listener`.
+    /// Accepts from `listener`, whose connections are set up as
+    /// [`tune_listener`] says.
     ///
     /// # Errors
     ///
     /// There is no file to keep in reserve.
     pub fn new(listener: TcpListener) -> io::Result<Self> {
+        tune_listener(&listener)?;
         let spare = Some(File::open("/dev/null")?);
         Ok(Self { listener, spare })
     }

@@ -54,7 +54,7 @@ pub use self::heap::{has_released_memory, keep_heap_small};
 pub use self::log::{LogArgs, LogError, LogFormat, Telemetry};
 pub use self::rate::{Rate, TokenBucket};
 pub use self::readiness::{Readiness, ReadyTask};
-pub use self::tcp::tune_tcp;
+pub use self::tcp::{tune_listener, tune_tcp};
 /// For [`AdminServer::start_with`].
 pub use axum;
 pub use prometheus_client::registry::Registry;

@@ -2,22 +2,27 @@
 //! OPEN, so that a new stream costs one round trip and not two. The peer hands
 //! nothing of it on before its policy has allowed the stream.
 
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
 use bytes::Bytes;
+use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::limits::EARLY_MAX;
-use crate::{SendStream, Stream, StreamError};
+use crate::{Stream, StreamError};
 
 /// The first words of a local connection.
 pub(crate) struct Early<'a> {
-    from: &'a TcpStream,
+    from: &'a mut TcpStream,
     n_sent: usize,
     /// Nothing more is taken: enough came, or the end did.
     is_over: bool,
 }
 
 impl<'a> Early<'a> {
-    pub(crate) fn new(from: &'a TcpStream) -> Self {
+    pub(crate) fn new(from: &'a mut TcpStream) -> Self {
         Self {
             from,
             n_sent: 0,
@@ -34,41 +39,29 @@ impl<'a> Early<'a> {
     /// Waits for the peer's answer, and passes on what the caller says meanwhile.
     pub(crate) async fn accepted(&mut self, stream: &mut Stream) -> Result<(), StreamError> {
         loop {
-            tokio::select! {
+            let words = tokio::select! {
                 biased;
                 answer = stream.accepted() => return answer,
-                () = self.heard() => self.pass_on(&mut stream.send).await,
-            }
+                words = std::future::poll_fn(|cx| self.poll_words(cx)) => words,
+            };
+            self.n_sent += words.len();
+            // A stream that takes nothing is over; that is the answer to OPEN.
+            let _ = stream.send.write_chunk(words).await;
         }
     }
 
-    /// Waits for words; forever when no more are taken.
-    async fn heard(&self) {
-        if self.is_over || self.from.readable().await.is_err() {
-            std::future::pending().await
+    /// What the caller says next; pending for good when no more is taken.
+    fn poll_words(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
+        if self.is_over {
+            return Poll::Pending;
         }
-    }
-
-    async fn pass_on(&mut self, stream: &mut SendStream) {
-        let words = self.take();
-        self.n_sent += words.len();
-        // A stream that takes nothing is over; that is the answer to OPEN.
-        let _ = stream.write_chunk(words).await;
-    }
-
-    fn take(&mut self) -> Bytes {
         // On the stack for as long as the read takes, and in no task's state.
-        let mut buffer = [0; EARLY_MAX];
+        let mut buffer = [MaybeUninit::uninit(); EARLY_MAX];
         let room = EARLY_MAX - self.n_sent;
-        match self.from.try_read(&mut buffer[..room]) {
-            Ok(n) => {
-                self.is_over = n == 0 || n == room;
-                Bytes::copy_from_slice(&buffer[..n])
-            }
-            Err(error) => {
-                self.is_over = error.kind() != std::io::ErrorKind::WouldBlock;
-                Bytes::new()
-            }
-        }
+        let mut words = ReadBuf::uninit(&mut buffer[..room]);
+        let read = ready!(Pin::new(&mut *self.from).poll_read(cx, &mut words));
+        let n = words.filled().len();
+        self.is_over = read.is_err() || n == 0 || n == room;
+        Poll::Ready(Bytes::copy_from_slice(words.filled()))
     }
 }

@@ -117,7 +117,7 @@ impl Endpoint {
     /// Says who refused, or what was waited for in vain.
     pub async fn open_from(
         &self,
-        local: &TcpStream,
+        local: &mut TcpStream,
         to: &Address,
         request: OpenRequest,
     ) -> Result<(Stream, usize), OpenError> {

@@ -90,7 +90,7 @@ fn accept_link(
     from: SocketAddr,
     entry: Entry,
 ) -> Result<(), String> {
-    fairway_daemon::tune_tcp(&io).map_err(|e| e.to_string())?;
+    fairway_daemon::tune_tcp(&io, from.ip()).map_err(|e| e.to_string())?;
     let generation = node.identity.borrow().generation;
     let link = LinkShared::new(LinkKind::Accepted, from.to_string(), generation);
     let conn = node

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Buf, Bytes};
 use fairway_session::{Refusal, code};
@@ -32,9 +33,21 @@ pub async fn join(mut local: TcpStream, stream: Stream, head: Bytes) -> Joined {
     let (mut recv, mut send) = stream.split();
     let (mut to_peer, mut from_peer) = (0, 0);
     let (read, write) = local.split();
+    let is_read_out = AtomicBool::new(false);
     let result = tokio::try_join!(
-        upward(read, &mut send, head, &mut to_peer),
-        downward(&mut recv, write, &mut from_peer),
+        async {
+            upward(read, &mut send, head, &mut to_peer).await?;
+            is_read_out.store(true, Ordering::Relaxed);
+            Ok(())
+        },
+        async {
+            let mut write = downward(&mut recv, write, &mut from_peer).await?;
+            // Otherwise closing it, which is next, tells the other end as well.
+            if !is_read_out.load(Ordering::Relaxed) {
+                write.shutdown().await.map_err(End::Local)?;
+            }
+            Ok(())
+        },
     );
     let reason = match result {
         Ok(_) => "done".to_owned(),
@@ -98,11 +111,11 @@ async fn read(buffer: &mut ReadBuffer, local: &mut ReadHalf<'_>) -> io::Result<u
     poll_fn(|cx| buffer.poll_read(cx, local)).await
 }
 
-async fn downward(
+async fn downward<'a>(
     recv: &mut RecvStream,
-    mut local: WriteHalf<'_>,
+    mut local: WriteHalf<'a>,
     count: &mut u64,
-) -> Result<(), End> {
+) -> Result<WriteHalf<'a>, End> {
     let mut chunks = Vec::new();
     while recv
         .read_chunks(&mut chunks, READ_SIZE_MAX)
@@ -113,7 +126,7 @@ async fn downward(
             .await
             .map_err(End::Local)?;
     }
-    local.shutdown().await.map_err(End::Local)
+    Ok(local)
 }
 
 async fn write_all(

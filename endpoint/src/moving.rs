@@ -220,13 +220,14 @@ impl Node {
         std::future::poll_fn(|cx| {
             // From here on, whatever happens wakes this task.
             conn.register_keeper(cx.waker());
+            let now = self.clock.now();
             if timer.is_elapsed() {
-                conn.timeout();
+                conn.timeout(now);
             }
             // No packets: there is nowhere to send them.
             batch.set_room(0);
             let at = loop {
-                if let Progress::Drained(at) = conn.poll(None, &mut batch, &mut polled) {
+                if let Progress::Drained(at) = conn.poll(now, None, &mut batch, &mut polled) {
                     break at;
                 }
             };

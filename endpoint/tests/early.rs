@@ -33,7 +33,7 @@ async fn words_go_along_with_the_question_once_and_within_their_bound() {
         let destination = address(COLLECTOR);
         let opening = world
             .pump
-            .open_from(&ours, &destination, OpenRequest::port(80));
+            .open_from(&mut ours, &destination, OpenRequest::port(80));
         let answering = async {
             let call = world.calls.recv().await.unwrap();
             call.accept().unwrap();

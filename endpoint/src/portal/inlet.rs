@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fairway_daemon::{Acceptor, Drain, DrainGuard, tune_tcp};
+use fairway_daemon::{Acceptor, Drain, DrainGuard};
 use fairway_identity::{AddressError, Destination};
 use fairway_session::OpenRequest;
 use tokio::net::{TcpListener, TcpStream};
@@ -156,7 +156,7 @@ impl Caller {
         }
     }
 
-    async fn connect(&self, socket: TcpStream) {
+    async fn connect(&self, mut socket: TcpStream) {
         let Destination { address, port } = &self.to;
         let connection = Connection::start(
             &self.metrics,
@@ -166,7 +166,7 @@ impl Caller {
         );
         let request = OpenRequest::port(*port);
         // In a box, or every connection would be as large as the opening for life.
-        let opened = Box::pin(self.endpoint.open_from(&socket, address, request)).await;
+        let opened = Box::pin(self.endpoint.open_from(&mut socket, address, request)).await;
         match opened {
             Ok((stream, n_sent)) => {
                 connection.peer(stream.peer());
@@ -215,8 +215,6 @@ pub(crate) async fn accept_loop<F, Fut>(
         let Ok(slot) = slot else {
             return;
         };
-        // One that is over already is found to be when it is read.
-        let _ = tune_tcp(&socket);
         let place = Place {
             _slot: slot,
             _guard: drain.guard(),

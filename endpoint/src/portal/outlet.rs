@@ -131,7 +131,7 @@ impl Outlet {
         match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
             Ok(Ok(socket)) => {
                 // One that is over already is found to be when it is read.
-                let _ = tune_tcp(&socket);
+                let _ = tune_tcp(&socket, address.ip());
                 Ok(socket)
             }
             Ok(Err(error)) if is_out_of_files(&error) => Err(no_files(&error)),

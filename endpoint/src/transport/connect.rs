@@ -148,6 +148,6 @@ impl Connector {
 /// A TCP connection.
 pub(crate) async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let io = TcpStream::connect((host, port)).await?;
-    fairway_daemon::tune_tcp(&io)?;
+    fairway_daemon::tune_tcp(&io, io.peer_addr()?.ip())?;
     Ok(io)
 }

@@ -165,7 +165,7 @@ fn admit(
     shared.metrics.links_accepted.inc();
     match shared.gate.admit(remote.ip()) {
         Ok(entry) => {
-            if let Err(error) = tune_tcp(&socket) {
+            if let Err(error) = tune_tcp(&socket, remote.ip()) {
                 tracing::debug!(event = "link-failed", %remote, %error);
                 return None;
             }

@@ -13,7 +13,8 @@ mod sock_diag;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use self::sock_diag::SockDiag;
 
@@ -28,9 +29,18 @@ pub enum Listening {
     Nobody,
 }
 
+/// For how long a port that was found on loopback only is taken for that. It may
+/// be exposed at any moment after a stream was let in, too; and to ask for each
+/// stream would be a quarter of the system calls that a short one costs.
+const FRESH: Duration = Duration::from_millis(100);
+
 /// The listening sockets of a network namespace.
 #[derive(Debug, Clone)]
-pub struct ListenTable(Source);
+pub struct ListenTable {
+    source: Source,
+    /// The port that was last found on loopback only, and when.
+    seen: Arc<Mutex<Option<(u16, Instant)>>>,
+}
 
 #[derive(Debug, Clone)]
 enum Source {
@@ -41,21 +51,45 @@ enum Source {
 impl ListenTable {
     /// The table of the caller's own network namespace.
     pub fn of_this_namespace() -> Self {
-        Self(Source::ThisNamespace(Arc::default()))
+        Self::from(Source::ThisNamespace(Arc::default()))
     }
 
     /// A table read from the files `tcp` and `tcp6` below `proc_net`.
     pub fn at(proc_net: impl AsRef<Path>) -> Self {
-        Self(Source::Files(proc_net.as_ref().to_owned()))
+        Self::from(Source::Files(proc_net.as_ref().to_owned()))
     }
 
-    /// How `port` is listened on right now.
+    fn from(source: Source) -> Self {
+        Self {
+            source,
+            seen: Arc::default(),
+        }
+    }
+
+    /// How `port` is listened on, now or a tenth of a second ago.
     ///
     /// # Errors
     /// When the kernel does not tell: the caller must then refuse to deliver,
     /// since it cannot know.
     pub fn look_up(&self, port: u16) -> io::Result<Listening> {
-        let listeners = match &self.0 {
+        let now = Instant::now();
+        let is_fresh = |&(of, at): &(u16, Instant)| of == port && now - at < FRESH;
+        if self.seen().as_ref().is_some_and(is_fresh) {
+            return Ok(Listening::Loopback);
+        }
+        let listening = self.ask(port)?;
+        if listening == Listening::Loopback {
+            *self.seen() = Some((port, now));
+        }
+        Ok(listening)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Option<(u16, Instant)>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ask(&self, port: u16) -> io::Result<Listening> {
+        let listeners = match &self.source {
             Source::ThisNamespace(sock_diag) => sock_diag
                 .listeners(port)
                 .or_else(|_| proc_net::listeners(Path::new("/proc/net"), port))?,
@@ -107,6 +141,19 @@ mod tests {
                 Listening::Exposed(any)
             );
         }
+    }
+
+    #[test]
+    fn a_port_that_becomes_exposed_is_noticed() {
+        let table = ListenTable::of_this_namespace();
+        let loopback = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = port(&loopback);
+        assert_eq!(table.look_up(port).unwrap(), Listening::Loopback);
+        drop(loopback);
+        let _exposed = TcpListener::bind(("0.0.0.0", port)).unwrap();
+        std::thread::sleep(FRESH);
+        let any = IpAddr::from([0, 0, 0, 0]);
+        assert_eq!(table.look_up(port).unwrap(), Listening::Exposed(any));
     }
 
     #[test]
