@@ -23,7 +23,7 @@ use super::control::Said;
 use super::link::Link;
 use super::shared::{Routed, Shared, Unsent, lost};
 use super::socket::Source;
-use crate::core::{Core, Who};
+use crate::core::{Core, Time, Who};
 use crate::limits;
 
 /// Drives one link until it ends.
@@ -46,6 +46,9 @@ pub(super) struct Driver {
     /// Its credential is valid.
     is_trusted: bool,
     sleep: Pin<Box<Sleep>>,
+    /// When that ends, as the link's session counts time; nothing: it is to be
+    /// set anew.
+    wakes_at: Option<Time>,
     began: Instant,
     read_at: Instant,
     holds_buffers: bool,
@@ -71,6 +74,7 @@ impl Driver {
             entry,
             is_trusted: false,
             sleep: Box::pin(tokio::time::sleep_until(now)),
+            wakes_at: None,
             began: now,
             read_at: now,
             holds_buffers: false,
@@ -163,7 +167,9 @@ impl Driver {
         self.link.bytes_in.fetch_add(n as u64, Ordering::Relaxed);
         self.shared.metrics.bytes_received.inc_by(n as u64);
         self.read_at = Instant::now();
-        self.holds_buffers = true;
+        if !std::mem::replace(&mut self.holds_buffers, true) {
+            self.wakes_at = None;
+        }
         loop {
             let run = self.reader.next_run(limits::RUN_BYTES_MAX);
             match run {
@@ -327,6 +333,7 @@ impl Driver {
         if self.sleep.as_mut().poll(cx).is_pending() {
             return;
         }
+        self.wakes_at = None;
         let now = self.shared.identity.now();
         let is_quiet = self.holds_buffers && self.read_at.elapsed() >= limits::QUIET_AFTER;
         {
@@ -349,27 +356,27 @@ impl Driver {
         }
     }
 
+    /// Sees to it that the link wakes for its first timer. A sleep that is too
+    /// short is left as it is: timers move back with every packet, and waking in
+    /// vain is cheaper.
     fn arm(&mut self, cx: &mut Context<'_>) {
-        let now = self.shared.identity.now().mono;
         let timeout = self.link.control().timeout();
-        let timeout = timeout.map(|at| Instant::now() + at.saturating_sub(now));
-        let quiet = self
-            .holds_buffers
-            .then(|| self.read_at + limits::QUIET_AFTER);
-        let Some(first) = [timeout, quiet].into_iter().flatten().min() else {
-            self.link.set_wakes_at(None);
+        if let Some(wakes_at) = self.wakes_at
+            && timeout.is_none_or(|at| wakes_at <= at)
+        {
+            return;
+        }
+        let now = self.shared.identity.now().mono;
+        let timeout = timeout.map(|at| at.saturating_sub(now));
+        let quiet = (self.holds_buffers)
+            .then(|| limits::QUIET_AFTER.saturating_sub(self.read_at.elapsed()));
+        let first = [timeout, quiet].into_iter().flatten().min();
+        self.wakes_at = first.map(|wait| now + wait);
+        self.link.set_wakes_at(self.wakes_at);
+        let Some(wait) = first else {
             return;
         };
-        // A sleep that is too short is left as it is: the timers move back with
-        // every packet, and waking in vain is cheaper.
-        if self.sleep.is_elapsed() || first < self.sleep.deadline() {
-            self.sleep.as_mut().reset(first);
-        }
-        let wakes_in = self
-            .sleep
-            .deadline()
-            .saturating_duration_since(Instant::now());
-        self.link.set_wakes_at(Some(now + wakes_in));
+        self.sleep.as_mut().reset(Instant::now() + wait);
         if self.sleep.as_mut().poll(cx).is_ready() {
             cx.waker().wake_by_ref();
         }
