@@ -247,6 +247,14 @@ impl RecvHalf {
         Read::Chunk(chunk)
     }
 
+    /// How many bytes are there to be read.
+    pub(crate) fn readable(&self) -> u64 {
+        match &self.state {
+            State::Open => self.next - self.read_to,
+            State::Stopped(_) | State::Reset(_) | State::Finished => 0,
+        }
+    }
+
     /// Whether to say `Readable`: once, after the reader came back empty.
     pub(crate) fn take_readable(&mut self) -> bool {
         let something = self.next > self.read_to || self.final_size == Some(self.next);

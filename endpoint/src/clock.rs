@@ -55,7 +55,11 @@ impl NodeClock {
 
     /// What sessions are told.
     pub(crate) fn now(&self) -> Now {
-        let now = Instant::now();
+        self.at(Instant::now())
+    }
+
+    /// What sessions are told at this moment, which is now.
+    pub(crate) fn at(&self, now: Instant) -> Now {
         Now {
             mono: now.duration_since(self.origin),
             clock: self.clock_at(now),

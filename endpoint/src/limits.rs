@@ -63,6 +63,11 @@ pub const ACCEPTS_PER_SOURCE: Rate = Rate {
 /// Links accepted in all, by the authority's front.
 pub const ACCEPTED_LINKS_MAX: usize = 8_192;
 
+/// What nobody waits for (a yes that an answer will follow, the end of what the
+/// peer has ended) waits this long for something to go along with: a packet by
+/// itself wakes three processes.
+pub const LINGER: Duration = Duration::from_millis(2);
+
 /// Largest single read from a link: measured, batching stops paying beyond it.
 pub const READ_SIZE_MAX: usize = 256 * 1024;
 

@@ -345,12 +345,6 @@ impl Session {
         }
     }
 
-    /// Whether [`poll_output`](Self::poll_output) may have anything but the
-    /// timeout it had before, the clock aside.
-    pub fn has_output(&self) -> bool {
-        !self.events.is_empty() || self.channel.has_output()
-    }
-
     fn on_event(&mut self, now: Now, event: channel::Event) {
         use channel::Event as E;
         match event {

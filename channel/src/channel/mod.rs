@@ -389,6 +389,18 @@ impl Channel {
         self.streams.read(stream)
     }
 
+    /// Whether the reads of a stream so far have left credit to be given back.
+    /// Most do not, and whoever drives the channel need not be woken for those.
+    pub fn owes_credit(&self, stream: StreamId) -> bool {
+        self.streams.owes_credit(stream)
+    }
+
+    /// How many bytes of a stream have come and were not read yet, also before
+    /// it is accepted.
+    pub fn readable(&self, stream: StreamId) -> u64 {
+        self.streams.readable(stream)
+    }
+
     /// How soon a stream gets its turn.
     pub fn set_priority(&mut self, now: Time, stream: StreamId, priority: Priority) {
         self.advance(now);

@@ -77,15 +77,6 @@ impl Channel {
         Some(candidate.path)
     }
 
-    /// Whether [`poll_output`](Self::poll_output) may have anything but the
-    /// timeout it had before. Most reads change nothing, and whoever drives the
-    /// channel need not be woken for those.
-    pub fn has_output(&self) -> bool {
-        !self.events.is_empty()
-            || self.paths.candidate.as_ref().is_some_and(|new| new.due)
-            || self.wants_record()
-    }
-
     pub(super) fn wants_record(&self) -> bool {
         if let Phase::Closed(closing) = &self.phase {
             return closing.due;

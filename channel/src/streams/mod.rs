@@ -341,6 +341,17 @@ impl Streams {
         }
     }
 
+    pub(crate) fn owes_credit(&self, id: StreamId) -> bool {
+        let stream = self.map.get(&id);
+        stream.is_some_and(|stream| stream.recv.wants_raise())
+            || self.shared.allowance.wants_raise()
+    }
+
+    pub(crate) fn readable(&self, id: StreamId) -> u64 {
+        let stream = self.map.get(&id);
+        stream.map_or(0, |stream| stream.recv.readable())
+    }
+
     // ---- helpers ----
 
     fn is_ours(&self, id: StreamId) -> bool {

@@ -22,7 +22,7 @@ use fairway_channel::{Batch, PathId, ReadOutcome, StreamId};
 use fairway_control::Reason;
 use fairway_identity::VerifiedTrustSet;
 use fairway_session::{
-    ClosedBy, Code, Event, Grant, Local, OpenError, OpenRequest, OpenTarget, Output, PeerInfo,
+    ClosedBy, Code, Event, Grant, Local, Now, OpenError, OpenRequest, OpenTarget, Output, PeerInfo,
     Refusal, Rules, Session, code,
 };
 use tokio::sync::{oneshot, watch};
@@ -57,6 +57,8 @@ pub(crate) struct Conn {
     metrics: Metrics,
     /// There may be output that the driver has not seen.
     dirty: AtomicBool,
+    /// The same, but it may wait for company.
+    dirty_soon: AtomicBool,
     state: watch::Sender<ConnState>,
     inner: Mutex<Inner>,
 }
@@ -176,6 +178,7 @@ impl Conn {
             outgoing,
             metrics,
             dirty: AtomicBool::new(false),
+            dirty_soon: AtomicBool::new(false),
             bond: match (circuit, link.kind) {
                 (0, LinkKind::Relay) => Bond::Link,
                 (0, LinkKind::Direct | LinkKind::Accepted) => Bond::Direct,
@@ -315,18 +318,16 @@ impl Conn {
     // --- for the driver ---
 
     /// Feeds packets that came in on a path. The caller polls afterwards.
-    pub(crate) fn input(&self, path: PathId, packets: impl Iterator<Item = BytesMut>) {
+    pub(crate) fn input(&self, now: Now, path: PathId, packets: impl Iterator<Item = BytesMut>) {
         let mut inner = self.lock();
-        let now = self.clock.now();
         for packet in packets {
             inner.session.handle_input(now, path, packet);
         }
     }
 
     /// A timer is due. The caller polls afterwards.
-    pub(crate) fn timeout(&self) {
+    pub(crate) fn timeout(&self, now: Now) {
         let mut inner = self.lock();
-        let now = self.clock.now();
         inner.session.handle_timeout(now);
         let idle = inner.idle_since.map(|since| since + SESSION_IDLE);
         let is_past = |at: Option<Duration>| at.is_some_and(|at| now.mono >= at);
@@ -349,16 +350,17 @@ impl Conn {
     /// left. Without a path (the batch has no room then) there are no packets.
     pub(crate) fn poll(
         self: &Arc<Self>,
+        now: Now,
         path: Option<PathId>,
         batch: &mut Batch,
         polled: &mut Polled,
     ) -> Progress {
         self.dirty.store(false, Ordering::Release);
+        self.dirty_soon.store(false, Ordering::Release);
         if let Some(path) = path {
             batch.set_path(path);
         }
         let mut inner = self.lock();
-        let now = self.clock.now();
         loop {
             match inner.session.poll_output(now, batch) {
                 Output::Transmit { .. } => return Progress::Transmit,
@@ -411,6 +413,14 @@ impl Conn {
     pub(crate) fn mark_dirty(&self) {
         if !self.dirty.swap(true, Ordering::AcqRel) {
             self.routes.wake();
+        }
+    }
+
+    /// The same for something small that nobody waits for: it goes along with
+    /// what is said next, or by itself after [`LINGER`](crate::limits::LINGER).
+    pub(crate) fn mark_dirty_soon(&self) {
+        if !self.dirty.load(Ordering::Acquire) && !self.dirty_soon.swap(true, Ordering::AcqRel) {
+            self.routes.wake_soon();
         }
     }
 

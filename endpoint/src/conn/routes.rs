@@ -115,6 +115,14 @@ impl Routes {
         }
     }
 
+    /// Everybody who drives the session will look after it before long. Without
+    /// a driver nothing is sent anyway.
+    pub(super) fn wake_soon(&self) {
+        for route in &self.lock().routes {
+            route.link.wake_soon_for(route.circuit);
+        }
+    }
+
     /// Wakes who drives this path.
     pub(super) fn wake_path(&self, path: PathId) {
         let table = self.lock();

@@ -9,12 +9,15 @@ use fairway_channel::{self as channel, ReadOutcome, StreamId};
 use fairway_session::{AcceptError, Grant, Now, OpenError, OpenRequest, Refusal, Session, code};
 
 use super::{Conn, Inner, not_opened};
+use crate::limits::EARLY_MAX;
 use crate::{Stream, StreamError};
 
 /// What the handles of one stream wait for, and what ended it.
 #[derive(Default)]
 pub(super) struct Slot {
     pub(super) accepted: bool,
+    /// The peer has said all that it had to say, and it was read.
+    is_read_out: bool,
     pub(super) accept_waker: Option<Waker>,
     pub(super) read_waker: Option<Waker>,
     pub(super) write_waker: Option<Waker>,
@@ -87,6 +90,11 @@ impl Conn {
     ) -> Poll<Result<bool, StreamError>> {
         let mut taken = false;
         let mut inner = self.lock();
+        let slot = inner.streams.get(&id);
+        if slot.is_some_and(|slot| slot.is_read_out) {
+            // The session says so once only, and may have forgotten the stream.
+            return Poll::Ready(Ok(false));
+        }
         let now = self.clock.now();
         let result = loop {
             match inner.session.read(now, id) {
@@ -96,8 +104,13 @@ impl Conn {
                         break Poll::Ready(Ok(true));
                     }
                 }
+                Ok(ReadOutcome::Finished) => {
+                    if let Some(slot) = inner.streams.get_mut(&id) {
+                        slot.is_read_out = true;
+                    }
+                    break Poll::Ready(Ok(taken));
+                }
                 _ if taken => break Poll::Ready(Ok(true)),
-                Ok(ReadOutcome::Finished) => break Poll::Ready(Ok(false)),
                 Ok(ReadOutcome::Empty) => break inner.wait_to_read(id, cx),
                 Err(channel::StreamError::Reset(reason)) => {
                     break Poll::Ready(Err(StreamError::Reset(reason.into())));
@@ -106,9 +119,9 @@ impl Conn {
             }
         };
         // Credit is given back by the quarter of a window, so seldom.
-        let has_output = taken && inner.session.has_output();
+        let owes_credit = taken && inner.session.owes_credit(id);
         drop(inner);
-        if has_output {
+        if owes_credit {
             self.mark_dirty();
         }
         result
@@ -151,18 +164,40 @@ impl Conn {
     }
 
     pub(crate) fn accept(&self, grant: &Grant) -> Result<(), Refusal> {
-        self.with_session(|session, now| session.accept(now, grant))
-            .map_err(|e| match e {
-                AcceptError::Ended(refusal) => refusal,
-                AcceptError::ForeignGrant | AcceptError::Channel(_) => {
-                    Refusal::new(code::CANCELLED, e.to_string())
-                }
-            })
+        let mut inner = self.lock();
+        let now = self.clock.now();
+        inner.session.accept(now, grant).map_err(|e| match e {
+            AcceptError::Ended(refusal) => refusal,
+            AcceptError::ForeignGrant | AcceptError::Channel(_) => {
+                Refusal::new(code::CANCELLED, e.to_string())
+            }
+        })?;
+        let n_early = inner.session.readable(grant.stream());
+        drop(inner);
+        if (1..EARLY_MAX as u64).contains(&n_early) {
+            // Who has asked the app something, and had room for more, waits for
+            // the app: the yes may go along with its answer.
+            self.mark_dirty_soon();
+        } else {
+            self.mark_dirty();
+        }
+        Ok(())
     }
 
     pub(crate) fn finish(&self, id: StreamId) {
+        let mut inner = self.lock();
+        let now = self.clock.now();
         // Already over: nothing is left to finish.
-        let _ = self.with_session(|session, now| session.finish(now, id));
+        let _ = inner.session.finish(now, id);
+        let slot = inner.streams.get(&id);
+        let is_reply = slot.is_some_and(|slot| slot.is_read_out);
+        drop(inner);
+        if is_reply {
+            // The peer was the first to end it, and has nothing more to do.
+            self.mark_dirty_soon();
+        } else {
+            self.mark_dirty();
+        }
     }
 
     pub(crate) fn stop(&self, id: StreamId, refusal: &Refusal) {

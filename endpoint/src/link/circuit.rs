@@ -1,6 +1,5 @@
 //! What a driver knows of each circuit.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use fairway_channel::PathId;
@@ -8,8 +7,8 @@ use fairway_control::Reason;
 use fairway_control::link::{ReceiveCredit, SendCredit};
 use fairway_identity::Address;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
+use super::timers::Timer;
 use crate::conn::Conn;
 
 /// One circuit of a link.
@@ -26,20 +25,14 @@ pub(super) struct Circuit {
     pub(super) receive: ReceiveCredit,
     /// Who waits for the relay's answer.
     pub(super) reply: Option<oneshot::Sender<Result<(), Reason>>>,
-    /// The session's timer, as it stands in [`Timers`].
-    pub(super) timer: Option<Instant>,
+    /// The session's timer.
+    pub(super) timer: Timer,
     /// Whether it stands in the driver's queue.
     pub(super) is_ready: bool,
     /// Whether it waits for the socket.
     pub(super) is_held: bool,
     /// Whether somebody dialled it and has not shown who they are.
     pub(super) is_half_open: bool,
-}
-
-/// The timers of all circuits, in order.
-#[derive(Default)]
-pub(super) struct Timers {
-    by_time: BTreeSet<(Instant, u32)>,
 }
 
 impl Circuit {
@@ -50,41 +43,10 @@ impl Circuit {
             send: SendCredit::new(),
             receive: ReceiveCredit::new(),
             reply: None,
-            timer: None,
+            timer: Timer::default(),
             is_ready: false,
             is_held: false,
             is_half_open: false,
         }
-    }
-}
-
-impl Timers {
-    /// Moves a circuit's timer from `current` to `at`.
-    pub(super) fn set(&mut self, circuit: u32, current: &mut Option<Instant>, at: Option<Instant>) {
-        if *current == at {
-            return;
-        }
-        if let Some(old) = current.take() {
-            self.by_time.remove(&(old, circuit));
-        }
-        if let Some(at) = at {
-            self.by_time.insert((at, circuit));
-        }
-        *current = at;
-    }
-
-    /// The earliest.
-    pub(super) fn first(&self) -> Option<Instant> {
-        self.by_time.first().map(|&(at, _)| at)
-    }
-
-    /// Takes one circuit whose time has come.
-    pub(super) fn pop_due(&mut self, now: Instant) -> Option<u32> {
-        let &(at, circuit) = self.by_time.first()?;
-        if at > now {
-            return None;
-        }
-        self.by_time.pop_first();
-        Some(circuit)
     }
 }

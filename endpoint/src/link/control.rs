@@ -368,7 +368,7 @@ impl<IO: LinkIo> Driver<IO> {
         match met {
             Ok((conn, path)) => {
                 let rest = std::iter::from_fn(|| run.next_payload());
-                conn.input(path, std::iter::once(first).chain(rest));
+                conn.input(self.now, path, std::iter::once(first).chain(rest));
                 circuit.conn = Some((conn, path));
                 self.make_ready(id);
             }

@@ -15,19 +15,20 @@ use fairway_channel::limits::MAX_BATCH;
 use fairway_channel::{Batch, PathId};
 use fairway_control::limits::LINK_HEADER;
 use fairway_control::link::{CircuitId, FrameError, FrameKind, Run, header};
-use fairway_daemon::{Entry, has_released_memory};
-use fairway_session::Refusal;
+use fairway_daemon::Entry;
+use fairway_session::{Now, Refusal};
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, Sleep};
 
 use super::LinkReader;
-use super::circuit::{Circuit, Timers};
+use super::circuit::Circuit;
 use super::control::LinkControl;
 use super::shared::{LinkKind, LinkShared, LinkState};
+use super::timers::Timers;
 use crate::conn::{Conn, Gone, Notice, Polled, Progress, lost};
 use crate::limits::{
-    BATCHES_PER_SESSION, BATCHES_PER_TURN, LINK_CLOSE_TIMEOUT, LINK_QUIET, LINK_UNANSWERED_MAX,
-    QUIET, READ_SIZE_MAX, READS_PER_TURN,
+    BATCHES_PER_SESSION, BATCHES_PER_TURN, LINGER, LINK_CLOSE_TIMEOUT, READ_SIZE_MAX,
+    READS_PER_TURN,
 };
 use crate::node::Node;
 use crate::transport::LinkIo;
@@ -63,9 +64,9 @@ pub(crate) struct Driver<IO> {
     pub(super) node: Arc<Node>,
     pub(super) shared: Arc<LinkShared>,
     io: IO,
-    reader: LinkReader,
+    pub(super) reader: LinkReader,
     /// Frames on their way out, of all sessions.
-    batch: Batch,
+    pub(super) batch: Batch,
     /// Bytes of the batch that have been written.
     n_written: usize,
     /// The socket takes no more for now.
@@ -73,13 +74,14 @@ pub(crate) struct Driver<IO> {
     pub(super) circuits: BTreeMap<u32, Circuit>,
     /// Empty between turns.
     dirty: Vec<u32>,
+    soon: Vec<u32>,
     /// Circuits whose session is to be polled, each once.
     ready: VecDeque<u32>,
     /// Circuits that wait for the socket.
     held: Vec<u32>,
-    timers: Timers,
-    sleep: Pin<Box<Sleep>>,
-    polled: Polled,
+    pub(super) timers: Timers,
+    pub(super) sleep: Pin<Box<Sleep>>,
+    pub(super) polled: Polled,
     /// On links to relays.
     pub(super) control: LinkControl,
     pub(super) draining: bool,
@@ -91,10 +93,12 @@ pub(crate) struct Driver<IO> {
     entry: Option<Entry>,
     /// Whoever accepted it does not know who is at the other end.
     is_half_open: bool,
-    read_at: Instant,
+    /// When this turn began, or what it works on was read.
+    pub(super) now: Now,
+    pub(super) read_at: Instant,
     /// Since when its own session gets no answer.
-    unanswered: Option<Instant>,
-    holds_buffers: bool,
+    pub(super) unanswered: Option<Instant>,
+    pub(super) holds_buffers: bool,
     n_batches: usize,
     /// Its last turn was given to others.
     has_yielded: bool,
@@ -107,6 +111,7 @@ impl<IO: LinkIo> Driver<IO> {
     pub(crate) fn new(node: Arc<Node>, conn: Arc<Conn>, io: IO, entry: Option<Entry>) -> Self {
         let mut driver = Self {
             control: LinkControl::new(node.instance),
+            now: node.clock.now(),
             node,
             shared: conn.first_link().expect("a session is made on a circuit"),
             io,
@@ -116,6 +121,7 @@ impl<IO: LinkIo> Driver<IO> {
             blocked: false,
             circuits: BTreeMap::new(),
             dirty: Vec::new(),
+            soon: Vec::new(),
             ready: VecDeque::new(),
             held: Vec::new(),
             timers: Timers::default(),
@@ -193,15 +199,16 @@ impl<IO: LinkIo> Driver<IO> {
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
         self.n_batches = 0;
+        let began_at = self.read_clock();
         self.heed_eviction(cx)?;
-        self.take_work(cx)?;
+        self.take_work(cx, began_at)?;
         if !self.ready.is_empty() && !std::mem::replace(&mut self.has_yielded, true) {
             // Others that run now may have something to send too: one write for all.
             cx.waker().wake_by_ref();
             return Ok(());
         }
         self.has_yielded = false;
-        self.fire_timers(cx);
+        self.fire_timers(began_at);
         let mut n_reads = 0;
         loop {
             self.drive_ready(cx)?;
@@ -234,9 +241,14 @@ impl<IO: LinkIo> Driver<IO> {
         }
     }
 
-    fn take_work(&mut self, cx: &mut Context<'_>) -> Result<(), LinkEnd> {
+    fn take_work(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), LinkEnd> {
         let mut dirty = std::mem::take(&mut self.dirty);
-        let commands = self.shared.take_work(cx, &mut dirty);
+        let commands = self.shared.take_work(cx, &mut dirty, &mut self.soon);
+        for id in self.soon.drain(..) {
+            if let Some(circuit) = self.circuits.get_mut(&id) {
+                self.timers.hasten(id, &mut circuit.timer, now + LINGER);
+            }
+        }
         for circuit in dirty.drain(..) {
             self.make_ready(circuit);
         }
@@ -252,7 +264,7 @@ impl<IO: LinkIo> Driver<IO> {
 
     fn on_read(&mut self, cx: &mut Context<'_>, n: usize) -> Result<(), LinkEnd> {
         self.node.metrics.bytes_received.inc_by(n as u64);
-        self.read_at = Instant::now();
+        self.read_at = self.read_clock();
         self.holds_buffers = true;
         while let Some(run) = self.reader.next_run(READ_SIZE_MAX)? {
             let circuit = run.circuit().0;
@@ -280,13 +292,13 @@ impl<IO: LinkIo> Driver<IO> {
             }
             // What the session holds is bounded by its own windows, so what
             // came in counts as consumed.
-            if let Some(max_bytes) = circuit.receive.consume(self.node.clock.mono(), n) {
+            if let Some(max_bytes) = circuit.receive.consume(self.now.mono, n) {
                 self.control.credit(CircuitId(id), max_bytes);
             }
         }
         match self.circuits.get(&id).map(|circuit| &circuit.conn) {
             Some(Some((conn, path))) => {
-                conn.input(*path, std::iter::from_fn(|| run.next_payload()));
+                conn.input(self.now, *path, std::iter::from_fn(|| run.next_payload()));
                 self.make_ready(id);
             }
             // A datagram may overtake what its circuit begins with.
@@ -385,7 +397,7 @@ impl<IO: LinkIo> Driver<IO> {
         if let Some((conn, path)) = circuit.and_then(|circuit| circuit.conn.clone()) {
             self.batch.set_room(0);
             let (batch, polled) = (&mut self.batch, &mut self.polled);
-            while let Progress::Transmit = conn.poll(Some(path), batch, polled) {}
+            while let Progress::Transmit = conn.poll(self.now, Some(path), batch, polled) {}
             self.act(id)?;
         }
         Ok(())
@@ -402,7 +414,7 @@ impl<IO: LinkIo> Driver<IO> {
             _ => credit,
         });
         let n_before = self.batch.len();
-        let progress = conn.poll(Some(path), &mut self.batch, &mut self.polled);
+        let progress = conn.poll(self.now, Some(path), &mut self.batch, &mut self.polled);
         for (is_datagram, frame) in self.batch.marked_packets_mut().skip(n_before) {
             let length = frame.len() - LINK_HEADER;
             let kind = match is_datagram {
@@ -495,61 +507,6 @@ impl<IO: LinkIo> Driver<IO> {
         }
     }
 
-    /// A session gets no answer over this link: is it the link? Its own session
-    /// is asked, and if nothing at all has come over the link, its keeper begins
-    /// to look for another.
-    pub(super) fn doubt(&mut self) {
-        self.link_conn().ping();
-        if self.is_quiet() {
-            self.shared.set_doubtful(true);
-        }
-    }
-
-    /// A session that gets no answer looks for another circuit.
-    fn on_silent(&self, id: u32) {
-        if let Some((conn, _)) = self.circuits.get(&id).and_then(|c| c.conn.as_ref())
-            && conn.wants_path()
-        {
-            self.node.look_after(conn);
-        }
-    }
-
-    fn is_quiet(&self) -> bool {
-        self.read_at.elapsed() >= LINK_QUIET
-    }
-
-    /// The link's own session gets no answer. If other things still come, it
-    /// may just have to wait behind much that goes the other way.
-    fn judge_silence(&mut self) {
-        let Some(since) = self.unanswered else {
-            return;
-        };
-        if self.is_quiet() || since.elapsed() >= LINK_UNANSWERED_MAX {
-            self.unanswered = None;
-            self.shared.set_doubtful(true);
-            if self.shared.is_up() {
-                self.shared.set_state(LinkState::Silent);
-                self.move_own_sessions();
-            }
-        }
-    }
-
-    /// The other end of the link has answered.
-    fn on_link_alive(&mut self) {
-        self.unanswered = None;
-        self.shared.set_doubtful(false);
-        if self.shared.state() != LinkState::Silent {
-            return;
-        }
-        if self.shared.kind == LinkKind::Relay {
-            self.publish_names();
-        } else {
-            self.shared.set_state(LinkState::Up {
-                registered: Arc::default(),
-            });
-        }
-    }
-
     fn on_link_notice(&mut self, notice: Notice) -> Result<(), LinkEnd> {
         match notice {
             Notice::Established(peer) => {
@@ -606,85 +563,13 @@ impl<IO: LinkIo> Driver<IO> {
         Ok(())
     }
 
-    // --- timers ---
-
     /// Takes a circuit out, with all that points to it.
     pub(super) fn take_circuit(&mut self, id: u32) -> Option<Circuit> {
         let mut circuit = self.circuits.remove(&id)?;
-        self.timers.set(id, &mut circuit.timer, None);
+        self.timers.forget(id, &mut circuit.timer);
         self.n_half_open -= usize::from(circuit.is_half_open);
         self.io.circuit_over(id);
         Some(circuit)
-    }
-
-    fn set_timer(&mut self, id: u32, at: Option<Instant>) {
-        if let Some(circuit) = self.circuits.get_mut(&id) {
-            self.timers.set(id, &mut circuit.timer, at);
-        }
-    }
-
-    fn fire_timers(&mut self, cx: &mut Context<'_>) {
-        if self.sleep.as_mut().poll(cx).is_pending() {
-            return;
-        }
-        let now = Instant::now();
-        while let Some(id) = self.timers.pop_due(now) {
-            let Some(circuit) = self.circuits.get_mut(&id) else {
-                continue;
-            };
-            circuit.timer = None;
-            if let Some((conn, _)) = &circuit.conn {
-                conn.timeout();
-                self.make_ready(id);
-            }
-        }
-        self.give_up_half_open(now);
-        self.judge_silence();
-        self.control.retry_refused(now);
-        if self.holds_buffers && now.duration_since(self.read_at) >= QUIET && self.batch.is_empty()
-        {
-            self.release_memory();
-        }
-    }
-
-    /// Nothing has come for a while: what is kept for speed is given back.
-    fn release_memory(&mut self) {
-        self.reader.release();
-        self.batch = Batch::new(LINK_HEADER);
-        self.polled = Polled::default();
-        self.holds_buffers = false;
-        for circuit in self.circuits.values() {
-            if let Some((conn, _)) = &circuit.conn {
-                conn.release_memory();
-            }
-        }
-        has_released_memory();
-    }
-
-    /// Sleeps until the first timer. A sleep that is too short is left as it
-    /// is: timers move back with every packet, and waking in vain is cheaper.
-    fn arm(&mut self, cx: &mut Context<'_>) {
-        let quiet = self.holds_buffers.then(|| self.read_at + QUIET);
-        let half_open = self.half_open.front().map(|&(at, _)| at);
-        let silent = self
-            .unanswered
-            .map(|since| (self.read_at + LINK_QUIET).min(since + LINK_UNANSWERED_MAX));
-        let candidates = [
-            self.timers.first(),
-            quiet,
-            half_open,
-            silent,
-            self.control.retry_at(),
-        ];
-        let Some(first) = candidates.into_iter().flatten().min() else {
-            return;
-        };
-        if self.sleep.is_elapsed() || first < self.sleep.deadline() {
-            self.sleep.as_mut().reset(first);
-        }
-        if self.sleep.as_mut().poll(cx).is_ready() {
-            cx.waker().wake_by_ref();
-        }
     }
 }
 

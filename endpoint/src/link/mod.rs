@@ -7,8 +7,10 @@ mod control;
 mod driver;
 mod io;
 mod shared;
+mod silence;
 #[cfg(test)]
 mod tests;
+mod timers;
 
 pub(crate) use self::driver::Driver;
 #[cfg(test)]

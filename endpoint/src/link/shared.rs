@@ -94,6 +94,7 @@ pub(crate) enum Command {
 struct Queue {
     is_closed: bool,
     dirty: Vec<u32>,
+    dirty_soon: Vec<u32>,
     commands: VecDeque<Command>,
 }
 
@@ -152,6 +153,17 @@ impl LinkShared {
         }
     }
 
+    /// The same, but it need not go by itself yet.
+    pub(crate) fn wake_soon_for(&self, circuit: u32) {
+        let mut queue = self.lock();
+        if !queue.is_closed {
+            queue.dirty_soon.push(circuit);
+            drop(queue);
+            // For the timer.
+            self.waker.wake();
+        }
+    }
+
     pub(crate) fn watch(&self) -> watch::Receiver<LinkState> {
         self.state.subscribe()
     }
@@ -195,15 +207,18 @@ impl LinkShared {
         });
     }
 
-    /// Everything asked for since the last time; dirty circuits go into `dirty`.
+    /// Everything asked for since the last time; dirty circuits go into `dirty`,
+    /// those that may wait into `soon`.
     pub(super) fn take_work(
         &self,
         cx: &mut std::task::Context<'_>,
         dirty: &mut Vec<u32>,
+        soon: &mut Vec<u32>,
     ) -> VecDeque<Command> {
         self.waker.register(cx.waker());
         let mut queue = self.lock();
         dirty.append(&mut queue.dirty);
+        soon.append(&mut queue.dirty_soon);
         std::mem::take(&mut queue.commands)
     }
 

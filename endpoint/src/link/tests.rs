@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{Driver, LinkEnd, LinkKind, LinkShared};
 use crate::conn::Conn;
-use crate::limits::{ANONYMOUS_SESSION_MAX, HANDSHAKE_TIMEOUT, SESSION_IDLE};
+use crate::limits::{ANONYMOUS_SESSION_MAX, HANDSHAKE_TIMEOUT, LINGER, SESSION_IDLE};
 use crate::node::Node;
 use crate::testing::{COLLECTOR, PORT, collector, front, newcomer, pump};
 use crate::{Stream, StreamError};
@@ -256,6 +256,86 @@ async fn watch(near: DuplexStream, far: DuplexStream, kinds: mpsc::UnboundedSend
             to.write_all(&bytes).await.unwrap();
         }
     }
+}
+
+/// The last bytes and the end come together, after all that this side said was
+/// acknowledged: the channel has forgotten the stream by the next read.
+#[tokio::test(start_paused = true)]
+async fn the_end_is_told_once_all_was_read() {
+    let (collector, mut calls) = collector();
+    let pair = Pair::new(&pump(), &collector, COLLECTOR, 1 << 16);
+    let (stream, call) = tokio::join!(open(&pair.conn), async {
+        let call = calls.recv().await.unwrap();
+        call.accept().unwrap();
+        call
+    });
+    let (mut stream, mut call) = (stream.unwrap(), call);
+    stream.send.finish();
+    assert_eq!(call.stream.recv.read_chunk().await.unwrap(), None);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    call.stream.write_all(b"the last bytes").await.unwrap();
+    call.stream.send.finish();
+    let mut chunks = Vec::new();
+    assert!(stream.recv.read_chunks(&mut chunks, 1_000).await.unwrap());
+    assert_eq!(chunks.concat(), b"the last bytes");
+    assert!(!stream.recv.read_chunks(&mut chunks, 1_000).await.unwrap());
+}
+
+/// A yes that nobody waits for is said with the answer of the app, or by itself
+/// before long; so is the end of a stream that the peer has ended.
+#[tokio::test(start_paused = true)]
+async fn what_nobody_waits_for_goes_along_with_the_answer() {
+    let (collector, mut calls) = collector();
+    let ((near, near_end), (far_end, far)) = (duplex(1 << 16), duplex(1 << 16));
+    let (conn, _dialler) = dial(&pump(), COLLECTOR, near);
+    let (_served, _answerer) = answer(&collector, COLLECTOR, far);
+    let (sender, mut answers) = mpsc::unbounded_channel();
+    tokio::spawn(watch(far_end, near_end, sender));
+    conn.ready().await.unwrap();
+    // Whatever the handshake leaves to be said.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    while answers.try_recv().is_ok() {}
+
+    let ask = async |conn: &Arc<Conn>| {
+        let mut stream = conn.open(&OpenRequest::port(PORT)).await.unwrap();
+        stream.write_all(b"asked").await.unwrap();
+        stream.send.finish();
+        stream
+    };
+    let mut stream = ask(&conn).await;
+    let mut call = calls.recv().await.unwrap();
+    call.accept().unwrap();
+    let mut text = Vec::new();
+    call.stream.read_to_end(&mut text).await.unwrap();
+    call.stream.write_all(b"answered").await.unwrap();
+    call.stream.send.finish();
+    stream.read_to_end(&mut text).await.unwrap();
+    assert_eq!(text, b"askedanswered");
+    assert_eq!(
+        (answers.len(), answers.recv().await),
+        (1, Some(FrameKind::Data))
+    );
+
+    // An app that takes its time.
+    let mut stream = ask(&conn).await;
+    let begun = Instant::now();
+    let mut call = calls.recv().await.unwrap();
+    call.accept().unwrap();
+    stream.accepted().await.unwrap();
+    assert!(begun.elapsed() >= LINGER && begun.elapsed() < 4 * LINGER);
+    call.stream.read_to_end(&mut text).await.unwrap();
+    let begun = Instant::now();
+    call.stream.send.finish();
+    assert_eq!(stream.recv.read_chunk().await.unwrap(), None);
+    assert!(begun.elapsed() >= LINGER && begun.elapsed() < 4 * LINGER);
+
+    // Somebody who has said nothing yet waits for the yes.
+    let (begun, opening) = (Instant::now(), conn.clone());
+    let opening = tokio::spawn(async move { open(&opening).await });
+    let call = calls.recv().await.unwrap();
+    call.accept().unwrap();
+    opening.await.unwrap().unwrap();
+    assert_eq!(begun.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]

@@ -80,6 +80,17 @@ impl Session {
         outcome
     }
 
+    /// Whether the reads of a stream so far have left credit to be given back.
+    pub fn owes_credit(&self, stream: StreamId) -> bool {
+        self.channel.owes_credit(stream)
+    }
+
+    /// How many bytes of a stream have come and were not read yet, also before
+    /// it is accepted.
+    pub fn readable(&self, stream: StreamId) -> u64 {
+        self.channel.readable(stream)
+    }
+
     /// Ends the sending half in good order.
     ///
     /// # Errors
