@@ -60,8 +60,16 @@ pub const MAX_OPEN_HEADER: usize = 1024;
 /// The text of a reason, in bytes of UTF-8.
 pub const MAX_REASON: usize = 256;
 
-/// A datagram: fits the smallest path MTU of QUIC below.
-pub const MAX_DATAGRAM: usize = 1200;
+/// A datagram: 1,200 bytes, which fit the smallest path MTU of QUIC below, and
+/// a varint with which the layer above says what they belong to.
+pub const MAX_DATAGRAM: usize = 1200 + 8;
+
+/// The largest packet that holds nothing but datagrams. Links take such packets
+/// up to here (`control/SPEC.md` section 2).
+pub const MAX_DATAGRAM_PACKET: usize = 1280;
+
+// A DATAGRAM frame has a type byte and a length of two before its data.
+const _: () = assert!(RECORD_OVERHEAD + 1 + 2 + MAX_DATAGRAM <= MAX_DATAGRAM_PACKET);
 
 /// A datagram may overtake packets of at most so many numbers: half of the
 /// least replay window, so that none of them comes too late by it.

@@ -255,6 +255,28 @@ impl RecvHalf {
         }
     }
 
+    /// Whether the reader may still get something, if only the end.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open)
+    }
+
+    /// Like a read that takes nothing: `Finished` once all was read and the end
+    /// has come, `Empty` while that is not so. As after a read that came back
+    /// empty, the reader is told when something comes.
+    pub(crate) fn peek_end(&mut self) -> Read {
+        match &self.state {
+            State::Open if self.final_size == Some(self.read_to) => Read::Finished,
+            State::Open => {
+                // Of what is there already the reader was told.
+                self.armed |= self.next == self.read_to;
+                Read::Empty
+            }
+            State::Stopped(_) => Read::Stopped,
+            State::Reset(reason) => Read::Reset((**reason).clone()),
+            State::Finished => Read::Finished,
+        }
+    }
+
     /// Whether to say `Readable`: once, after the reader came back empty.
     pub(crate) fn take_readable(&mut self) -> bool {
         let something = self.next > self.read_to || self.final_size == Some(self.next);

@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use crate::varint;
+
 /// Names one stream within its channel. Streams opened by the initiator are
 /// even, those of the responder odd; a number is never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,6 +23,22 @@ impl StreamId {
     /// The number as it is on the wire, for logs and maps.
     pub const fn get(self) -> u64 {
         self.0
+    }
+
+    /// How many bytes [`put`](Self::put) appends, at most 8.
+    pub const fn size(self) -> usize {
+        varint::size(self.0)
+    }
+
+    /// Appends it as it is in frames, for layers above that name streams.
+    pub fn put(self, out: &mut Vec<u8>) {
+        varint::put(out, self.0);
+    }
+
+    /// Takes one off the front, as [`put`](Self::put) writes it; `None` when it
+    /// is cut short or not in its shortest form.
+    pub fn take(rest: &mut &[u8]) -> Option<Self> {
+        varint::take(rest).map(Self::from_wire)
     }
 
     /// Whether the initiator of the channel opened this stream.

@@ -367,7 +367,7 @@ class Reader:
             0x0C: lambda: {"frame": "MAX_DATA", "max": s.varint()},
             0x0D: lambda: {"frame": "MAX_STREAM_DATA", "stream": s.varint(), "max": s.varint()},
             0x0E: lambda: {"frame": "MAX_STREAMS", "max": s.varint(2**61 - 1)},
-            0x10: lambda: {"frame": "DATAGRAM", "data": s.bytes(1200).hex()},
+            0x10: lambda: {"frame": "DATAGRAM", "data": s.bytes(1208).hex()},
             0x11: lambda: {"frame": "CLOSE", "code": s.code(), "reason": s.text()},
             0x12: lambda: {"frame": "PATH_CHALLENGE", "data": s.take(8).hex()},
             0x13: lambda: {"frame": "PATH_RESPONSE", "data": s.take(8).hex()},

@@ -13,7 +13,7 @@ pub const LINK_HEADER: usize = 8;
 /// (1,184 bytes of ML-KEM key, a 4 KiB hello) are far below.
 pub const LINK_PAYLOAD_MAX: usize = 16 * 1024 + 512;
 
-/// Largest payload of a DATAGRAM frame: a channel's largest datagram (1,200
+/// Largest payload of a DATAGRAM frame: a channel's largest datagram (1,208
 /// bytes) as a packet, rounded up.
 pub const LINK_DATAGRAM_MAX: usize = 1_280;
 

@@ -28,5 +28,5 @@ pub use self::config::{ClockConfig, Config, ConfigError, InletConfig, ProxyUrl, 
 pub use self::join::{JoinError, join, join_with};
 pub use self::run::{Device, RunError};
 pub use self::state::{Enrolment, StateDir, StateError};
-pub use fairway_endpoint::{OpenError, Status, Stream, StreamError};
+pub use fairway_endpoint::{DatagramError, OpenError, Status, Stream, StreamError};
 pub use fairway_identity::{Destination, Ticket, TicketError};

@@ -147,6 +147,46 @@ impl From<StreamError> for std::io::Error {
     }
 }
 
+/// Why a datagram was not sent.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DatagramError {
+    /// It does not fit; it never will.
+    #[error(
+        "the datagram has {length} bytes, at most {max} fit",
+        max = fairway_session::limits::DATAGRAM_MAX
+    )]
+    TooLong {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// The path is slower than the datagrams, or there is none at the moment. This
+    /// one is dropped; a later one may get through.
+    #[error("the datagram queue is full; this one was dropped")]
+    QueueFull,
+    /// The incoming stream was not accepted yet: do that first.
+    #[error("the stream has not been accepted yet; accept it first")]
+    NotAccepted,
+    /// Policy looks at the HTTP on this stream, and could not look at datagrams.
+    #[error("policy looks at HTTP on this stream, so it takes no datagrams")]
+    HttpPoliced,
+    /// Nothing can be sent on the stream any more.
+    #[error("nothing can be sent on the stream: {0}")]
+    Over(#[source] StreamError),
+}
+
+impl DatagramError {
+    /// The machine-readable reason.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::TooLong { .. } => "too-long",
+            Self::QueueFull => "queue-full",
+            Self::NotAccepted => "not-accepted",
+            Self::HttpPoliced => "http-policed",
+            Self::Over(error) => error.reason(),
+        }
+    }
+}
+
 /// Why the authority did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {

@@ -48,7 +48,7 @@ pub use self::config::{
     SavedCredential, Store,
 };
 pub use self::endpoint::{Endpoint, Incoming};
-pub use self::error::{AuthorityError, OpenError, StartError, StreamError};
+pub use self::error::{AuthorityError, DatagramError, OpenError, StartError, StreamError};
 pub use self::join::{Joined, join};
 pub use self::metrics::Metrics;
 pub use self::status::{CredentialStatus, LinkStatus, SessionStatus, Status};

@@ -4,6 +4,11 @@ use std::time::Duration;
 
 use fairway_daemon::Rate;
 
+// What a session makes of datagrams, links carry as such.
+const _: () = assert!(
+    fairway_channel::limits::MAX_DATAGRAM_PACKET <= fairway_control::limits::LINK_DATAGRAM_MAX
+);
+
 /// A call waits this long for credential, link, session and the peer's yes
 /// together: a person's patience, and less than most HTTP clients' timeout.
 pub const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -166,6 +171,11 @@ pub const REGISTER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A link that ends has this long to bring out its last words.
 pub const LINK_CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Datagrams of one stream that wait for its user; then the oldest gives way to
+/// the next. On the 1,024 streams that a peer may have this is 40 MiB, about what
+/// their unread data may take.
+pub const DATAGRAMS_KEPT_MAX: usize = 32;
 
 // --- transports --------------------------------------------------------------
 

@@ -10,9 +10,9 @@ use fairway_channel::StreamId;
 use fairway_session::{PeerInfo, Refusal, code};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::StreamError;
 use crate::conn::Conn;
 use crate::limits::WRITE_COPY_MAX;
+use crate::{DatagramError, StreamError};
 
 /// A bidirectional stream: its two halves in one.
 ///
@@ -149,6 +149,35 @@ impl RecvStream {
         })
     }
 
+    /// The next datagram that came for this stream; `None` once what the peer
+    /// sends has ended: its end has come and all before it has been read.
+    ///
+    /// Datagrams are kept from the first call on, and those that came before are
+    /// gone: call it early, for an incoming stream best before the yes. At most
+    /// [`DATAGRAMS_KEPT_MAX`](crate::limits::DATAGRAMS_KEPT_MAX) wait; then the
+    /// oldest is dropped for the next. It can be called between reads, and
+    /// dropping the future loses nothing.
+    ///
+    /// # Errors
+    ///
+    /// The stream was reset or its session ended; what waited is gone.
+    pub async fn recv_datagram(&mut self) -> Result<Option<Bytes>, StreamError> {
+        std::future::poll_fn(|cx| self.poll_recv_datagram(cx)).await
+    }
+
+    /// Poll form of [`recv_datagram`](Self::recv_datagram), and how to wait for
+    /// data and datagrams in one task.
+    ///
+    /// # Errors
+    ///
+    /// The stream was reset or its session ended; what waited is gone.
+    pub fn poll_recv_datagram(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, StreamError>> {
+        self.conn.poll_recv_datagram(self.id, cx)
+    }
+
     /// Tells the peer to send no more.
     pub fn stop(&mut self, refusal: &Refusal) {
         if !std::mem::replace(&mut self.is_over, true) {
@@ -199,6 +228,23 @@ impl SendStream {
             return Poll::Ready(Err(StreamError::Finished));
         }
         self.conn.poll_write(self.id, cx, data)
+    }
+
+    /// Sends up to 1,200 bytes
+    /// ([`DATAGRAM_MAX`](fairway_session::limits::DATAGRAM_MAX)) beside the data of
+    /// the stream, at once or not at all. They may get lost, are never sent twice,
+    /// and may overtake each other and what was written. Policy allows them with
+    /// the stream; where it looks at HTTP there are none.
+    ///
+    /// # Errors
+    ///
+    /// See [`DatagramError`]; the datagram is gone. Who can bear loss need not look
+    /// at [`QueueFull`](DatagramError::QueueFull).
+    pub fn send_datagram(&self, data: Bytes) -> Result<(), DatagramError> {
+        if self.is_over {
+            return Err(DatagramError::Over(StreamError::Finished));
+        }
+        self.conn.send_datagram(self.id, &data)
     }
 
     /// No more data from this side: the peer reads the end after all that was

@@ -117,8 +117,13 @@ pub enum Event {
         /// What the peer said.
         refusal: Refusal,
     },
-    /// A datagram of the peer.
-    Datagram(Bytes),
+    /// A datagram of the peer, on a stream that policy allowed.
+    Datagram {
+        /// The stream.
+        stream: StreamId,
+        /// What the peer's user sent.
+        data: Bytes,
+    },
     /// The peer answered a ping.
     Alive,
     /// The session is over, and this is its last event. All streams are gone.

@@ -58,7 +58,7 @@ pub use grant::{Grant, HttpAnswer, HttpPass, Permit};
 pub use local::{Admit, Local, Now, Rules};
 pub use open::{OpenRequest, OpenTarget};
 pub use peer::{PeerInfo, Standing};
-pub use session::{AcceptError, AnswerError, OpenError, Session};
+pub use session::{AcceptError, AnswerError, DatagramError, OpenError, Session};
 
 // What callers need of the channel below.
 pub use fairway_channel::{

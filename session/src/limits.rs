@@ -24,6 +24,12 @@ pub const NAMES_MAX: usize = 40;
 /// Doors of one endpoint: 16 Services with 16 ports each.
 pub const DOORS_MAX: usize = 256;
 
+/// The user's bytes in a datagram: what fits the smallest path MTU of QUIC below.
+/// The channel takes the stream's id besides.
+pub const DATAGRAM_MAX: usize = 1200;
+
+const _: () = assert!(DATAGRAM_MAX + 8 <= fairway_channel::limits::MAX_DATAGRAM);
+
 /// HTTP requests in flight on one stream. HTTP/2 servers usually allow 100 to
 /// 250 at once.
 pub const HTTP_PASSES_MAX: usize = 256;

@@ -3,7 +3,7 @@
 //!
 //! Grants live with the portals, on other threads than the session's driver.
 //! One small mutex is taken when a stream opens or ends, when an HTTP request
-//! is authorized and when rules change; never for data.
+//! is authorized, for a datagram and when rules change; never for data.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -214,6 +214,18 @@ impl Live {
         live.passes
             .insert(pass, (request.method.to_owned(), request.path.to_owned()));
         Asked::Pass(pass, decision)
+    }
+
+    /// Whether this stream is alive and policy does not look into it.
+    pub(crate) fn takes_datagrams(&self, stream: StreamId) -> bool {
+        let state = self.state();
+        state
+            .streams
+            .get(&stream)
+            .is_some_and(|live| match live.what {
+                What::Control | What::Door { http: false, .. } => true,
+                What::Door { http: true, .. } => false,
+            })
     }
 
     pub(crate) fn pass_over(&self, stream: StreamId, pass: u64) {

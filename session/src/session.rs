@@ -1,6 +1,7 @@
 //! The state machine of a session: how it is made, what it is told, what comes
 //! out. Its subjects have files of their own beside this one.
 
+mod datagrams;
 mod judging;
 mod meeting;
 mod paths;
@@ -19,6 +20,7 @@ use fairway_channel::{
 use fairway_identity::{Address, VerifiedPeer, VerifiedTrustSet};
 use thiserror::Error;
 
+pub use self::datagrams::DatagramError;
 use crate::Code;
 use crate::admit;
 use crate::code::{self, Refusal};
@@ -413,7 +415,7 @@ impl Session {
                     refusal: reason.into(),
                 });
             }
-            E::Datagram(data) => self.events.push_back(Event::Datagram(data)),
+            E::Datagram(data) => self.on_datagram(now, data),
             E::Alive => self.events.push_back(Event::Alive),
         }
     }

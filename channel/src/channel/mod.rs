@@ -401,6 +401,24 @@ impl Channel {
         self.streams.readable(stream)
     }
 
+    /// Whether all of a stream has been read and its end has come, for owners who
+    /// wait for that without reading. While it is not so, [`Event::Readable`]
+    /// follows when something comes.
+    pub fn is_read_out(&mut self, stream: StreamId) -> Result<bool, StreamError> {
+        self.streams.is_read_out(stream)
+    }
+
+    /// Whether this side still takes what the peer sends on a stream: it was
+    /// opened by this side or accepted, and its receiving half is not over.
+    pub fn is_receiving(&self, stream: StreamId) -> bool {
+        self.streams.is_receiving(stream)
+    }
+
+    /// Whether [`write`](Self::write) would take something, room aside.
+    pub fn check_sending(&mut self, stream: StreamId) -> Result<(), StreamError> {
+        self.streams.check_sending(stream)
+    }
+
     /// How soon a stream gets its turn.
     pub fn set_priority(&mut self, now: Time, stream: StreamId, priority: Priority) {
         self.advance(now);

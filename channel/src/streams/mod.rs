@@ -295,13 +295,7 @@ impl Streams {
     }
 
     pub(crate) fn write(&mut self, id: StreamId, data: &mut Bytes) -> Result<usize, StreamError> {
-        let stream = Self::live(&mut self.map, id)?;
-        if let Some((_, reason)) = stream.send.reset_frame() {
-            return Err(StreamError::Stopped(reason.clone()));
-        }
-        if !stream.send.is_open() {
-            return Err(StreamError::Ended);
-        }
+        let stream = Self::sending(&mut self.map, id)?;
         let (least, most) = (self.config.send_buffer, self.config.send_buffer_max);
         let limit = stream.send.limit(least, most);
         // Within the bound of all together, of which each has its least.
@@ -352,6 +346,27 @@ impl Streams {
         stream.map_or(0, |stream| stream.recv.readable())
     }
 
+    pub(crate) fn is_read_out(&mut self, id: StreamId) -> Result<bool, StreamError> {
+        match Self::live(&mut self.map, id)?.recv.peek_end() {
+            Read::Finished => Ok(true),
+            Read::Chunk(_) | Read::Empty => Ok(false),
+            Read::Reset(reason) => Err(StreamError::Reset(reason)),
+            Read::Stopped => Err(StreamError::Ended),
+        }
+    }
+
+    pub(crate) fn is_receiving(&self, id: StreamId) -> bool {
+        let stream = self.map.get(&id);
+        stream.is_some_and(|stream| match stream.life {
+            Life::Live | Life::Asked => stream.recv.is_open(),
+            Life::Unopened | Life::Offered | Life::Abandoned => false,
+        })
+    }
+
+    pub(crate) fn check_sending(&mut self, id: StreamId) -> Result<(), StreamError> {
+        Self::sending(&mut self.map, id).map(|_| ())
+    }
+
     // ---- helpers ----
 
     fn is_ours(&self, id: StreamId) -> bool {
@@ -380,6 +395,21 @@ impl Streams {
             Life::Live | Life::Asked => Ok(stream),
             Life::Offered => Err(StreamError::NotAccepted),
             Life::Unopened | Life::Abandoned => Err(StreamError::Unknown),
+        }
+    }
+
+    /// A stream that the owner may still write.
+    fn sending(
+        map: &mut BTreeMap<StreamId, Box<Stream>>,
+        id: StreamId,
+    ) -> Result<&mut Stream, StreamError> {
+        let stream = Self::live(map, id)?;
+        if let Some((_, reason)) = stream.send.reset_frame() {
+            return Err(StreamError::Stopped(reason.clone()));
+        }
+        match stream.send.is_open() {
+            true => Ok(stream),
+            false => Err(StreamError::Ended),
         }
     }
 

@@ -294,7 +294,7 @@ fn datagrams_have_packets_of_their_own_that_are_known() {
     duo.run();
     let mut data = Bytes::from_static(&[7; 5_000]);
     duo.a.channel.write(duo.now, id, &mut data).unwrap();
-    for length in [1_200, 400, 400, 390, 1_000] {
+    for length in [limits::MAX_DATAGRAM, 400, 400, 390, 1_000] {
         let datagram = Bytes::from(vec![1; length]);
         duo.a.channel.send_datagram(duo.now, datagram).unwrap();
     }
@@ -307,7 +307,9 @@ fn datagrams_have_packets_of_their_own_that_are_known() {
     let datagrams = of(true);
     assert_eq!(datagrams.len(), 3);
     assert!(
-        datagrams.iter().all(|&length| length < 1_240),
+        datagrams
+            .iter()
+            .all(|&length| length <= limits::MAX_DATAGRAM_PACKET),
         "{datagrams:?}"
     );
     assert!(matches!(of(false)[..], [length] if length > 5_000));

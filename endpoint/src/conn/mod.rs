@@ -7,6 +7,7 @@
 //! A session is not bound to a circuit: its `routes` say over which it runs,
 //! `paths` moves it from one to another, and `crate::moving` decides when.
 
+mod datagrams;
 mod paths;
 mod routes;
 mod streams;
@@ -457,7 +458,10 @@ impl Conn {
                 }
             }
             Event::Readable(id) => match inner.streams.get_mut(&id) {
-                Some(slot) => polled.wakers.extend(slot.read_waker.take()),
+                Some(slot) => {
+                    polled.wakers.extend(slot.read_waker.take());
+                    polled.wakers.extend(slot.take_datagram_waker());
+                }
                 None => polled.notices.push(Notice::Readable(id)),
             },
             Event::Writable(id) => match inner.streams.get_mut(&id) {
@@ -465,7 +469,10 @@ impl Conn {
                 None => polled.notices.push(Notice::Writable),
             },
             Event::StreamsAvailable => polled.wakers.append(&mut inner.opening),
-            Event::Finished(_) | Event::Datagram(_) => {}
+            Event::Finished(_) => {}
+            Event::Datagram { stream, data } => {
+                polled.wakers.extend(inner.keep_datagram(stream, data));
+            }
             Event::Alive => polled.notices.push(Notice::Alive),
             Event::Renewed(peer) => {
                 self.state.send_replace(ConnState::Ready(peer));

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use fairway_channel::{self as channel, ReadOutcome, StreamId};
 use fairway_session::{AcceptError, Grant, Now, OpenError, OpenRequest, Refusal, Session, code};
 
+use super::datagrams::Datagrams;
 use super::{Conn, Inner, not_opened};
 use crate::limits::EARLY_MAX;
 use crate::{Stream, StreamError};
@@ -16,13 +17,15 @@ use crate::{Stream, StreamError};
 #[derive(Default)]
 pub(super) struct Slot {
     pub(super) accepted: bool,
-    /// The peer has said all that it had to say, and it was read.
-    is_read_out: bool,
     pub(super) accept_waker: Option<Waker>,
     pub(super) read_waker: Option<Waker>,
     pub(super) write_waker: Option<Waker>,
     pub(super) recv_error: Option<StreamError>,
     pub(super) send_error: Option<StreamError>,
+    /// Boxed: few streams have any.
+    pub(super) datagrams: Option<Box<Datagrams>>,
+    /// All that the peer sent was read, and its end has come.
+    pub(super) is_read_out: bool,
     /// Handles that live: two, one, and with none the slot goes.
     handles: u8,
 }
@@ -89,6 +92,7 @@ impl Conn {
         mut take: impl FnMut(Bytes) -> bool,
     ) -> Poll<Result<bool, StreamError>> {
         let mut taken = false;
+        let mut waits_for_end = None;
         let mut inner = self.lock();
         let slot = inner.streams.get(&id);
         if slot.is_some_and(|slot| slot.is_read_out) {
@@ -105,9 +109,7 @@ impl Conn {
                     }
                 }
                 Ok(ReadOutcome::Finished) => {
-                    if let Some(slot) = inner.streams.get_mut(&id) {
-                        slot.is_read_out = true;
-                    }
+                    waits_for_end = inner.read_out(id);
                     break Poll::Ready(Ok(taken));
                 }
                 _ if taken => break Poll::Ready(Ok(true)),
@@ -121,6 +123,9 @@ impl Conn {
         // Credit is given back by the quarter of a window, so seldom.
         let owes_credit = taken && inner.session.owes_credit(id);
         drop(inner);
+        if let Some(waker) = waits_for_end {
+            waker.wake();
+        }
         if owes_credit {
             self.mark_dirty();
         }
@@ -201,7 +206,14 @@ impl Conn {
     }
 
     pub(crate) fn stop(&self, id: StreamId, refusal: &Refusal) {
-        self.with_session(|session, now| session.stop(now, id, refusal));
+        let mut inner = self.lock();
+        let now = self.clock.now();
+        inner.session.stop(now, id, refusal);
+        if let Some(slot) = inner.streams.get_mut(&id) {
+            slot.datagrams = None;
+        }
+        drop(inner);
+        self.mark_dirty();
     }
 
     pub(crate) fn reset(&self, id: StreamId, refusal: &Refusal) {
@@ -269,7 +281,7 @@ impl Inner {
         }
     }
 
-    fn recv_error(&self, id: StreamId) -> StreamError {
+    pub(super) fn recv_error(&self, id: StreamId) -> StreamError {
         let known = self
             .streams
             .get(&id)
@@ -278,7 +290,7 @@ impl Inner {
         known.or_else(closed).unwrap_or(StreamError::Finished)
     }
 
-    fn send_error(&self, id: StreamId) -> Option<StreamError> {
+    pub(super) fn send_error(&self, id: StreamId) -> Option<StreamError> {
         let known = self
             .streams
             .get(&id)
@@ -299,5 +311,10 @@ impl Slot {
         wakers.extend(self.accept_waker.take());
         wakers.extend(self.read_waker.take());
         wakers.extend(self.write_waker.take());
+        wakers.extend(self.take_datagram_waker());
+        if self.recv_error.is_some() {
+            // As with what was not read: nobody gets it any more.
+            self.datagrams = None;
+        }
     }
 }

@@ -347,14 +347,28 @@ async fn a_sessions_datagrams_are_frames_of_their_own_kind() {
     let (sender, mut kinds) = mpsc::unbounded_channel();
     tokio::spawn(watch(near_end, far_end, sender));
     conn.ready().await.unwrap();
+    let stream = conn.open(&OpenRequest::port(PORT)).await.unwrap();
     let n_sent = 3;
     for _ in 0..n_sent {
         let datagram = Bytes::from_static(&[7; 1_200]);
-        conn.with_session(|session, now| session.send_datagram(now, datagram).unwrap());
+        stream.send.send_datagram(datagram).unwrap();
     }
     let mut n_seen = 0;
     while n_seen < n_sent {
         let kind = timeout(Duration::from_secs(10), kinds.recv()).await;
         n_seen += usize::from(kind.unwrap() == Some(FrameKind::Datagram));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_datagram_hears_that_the_session_is_lost() {
+    let (collector, _calls) = collector();
+    let pair = Pair::new(&pump(), &collector, COLLECTOR, 1 << 16);
+    pair.conn.ready().await.unwrap();
+    let opened = pair.conn.open(&OpenRequest::port(PORT)).await;
+    let mut stream = opened.unwrap();
+    pair.conn.lost(&crate::conn::lost("no way to the peer"));
+    let waited = timeout(Duration::from_secs(5), stream.recv.recv_datagram()).await;
+    let error = waited.unwrap().unwrap_err();
+    assert!(matches!(error, StreamError::SessionClosed(_)), "{error}");
 }

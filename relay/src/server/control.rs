@@ -192,7 +192,7 @@ impl Control {
             | Event::Accepted(_)
             | Event::StreamsAvailable
             | Event::Finished(_)
-            | Event::Datagram(_)
+            | Event::Datagram { .. }
             | Event::Alive => {}
             // The same subject; the session judges it by its newer credential.
             Event::Renewed(_) => {}

@@ -1,7 +1,7 @@
-//! Streams and datagrams: what this side does with them, and who may open one.
+//! Streams: what this side does with them, and who may open one.
 
 use bytes::Bytes;
-use fairway_channel::{DatagramError, Priority, ReadOutcome, StreamError, StreamId};
+use fairway_channel::{Priority, ReadOutcome, StreamError, StreamId};
 
 use super::{AcceptError, OpenError, Role, Session};
 use crate::code::{self, Refusal};
@@ -91,6 +91,16 @@ impl Session {
         self.channel.readable(stream)
     }
 
+    /// Whether all of a stream has been read and its end has come, for owners who
+    /// wait for that without reading. While it is not so, [`Event::Readable`]
+    /// follows when something comes.
+    ///
+    /// # Errors
+    /// The receiving half is over, other than in good order.
+    pub fn is_read_out(&mut self, stream: StreamId) -> Result<bool, StreamError> {
+        self.channel.is_read_out(stream)
+    }
+
     /// Ends the sending half in good order.
     ///
     /// # Errors
@@ -117,14 +127,6 @@ impl Session {
     /// something to send. Local: the peer is not told.
     pub fn set_priority(&mut self, now: Now, stream: StreamId, priority: Priority) {
         self.channel.set_priority(now.mono, stream, priority);
-    }
-
-    /// Sends bytes that may get lost.
-    ///
-    /// # Errors
-    /// See [`DatagramError`].
-    pub fn send_datagram(&mut self, now: Now, data: Bytes) -> Result<(), DatagramError> {
-        self.channel.send_datagram(now.mono, data)
     }
 
     pub(super) fn on_opened(&mut self, now: Now, stream: StreamId, header: &[u8]) {

@@ -1,6 +1,7 @@
 //! Two sessions joined in memory: `world` makes identities, `pair` is the
 //! network and the clock between them.
 
+mod datagrams;
 mod establish;
 mod hello;
 mod lifetime;

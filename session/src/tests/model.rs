@@ -1,7 +1,7 @@
 //! Random courses of events against a model that only says who may do what.
 //!
 //! The invariant in one sentence: at no moment is there a grant that is good,
-//! or a byte that can be read, which the rules and the clock of that moment do
+//! or a byte or datagram that can be read, which the rules and the clock of that moment do
 //! not allow; and nothing is ended that was allowed all along.
 
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ enum Step {
     Open { web: bool },
     /// Accept all that waits.
     Accept,
-    /// The caller writes on all of its streams.
+    /// The caller writes on all of its streams, and sends a datagram on each.
     Write,
     /// The callee ends its half of the `n`th stream.
     Finish(usize),
@@ -120,6 +120,8 @@ struct Known {
     all_along: bool,
     sent: u64,
     read: u64,
+    datagrams_sent: u64,
+    datagrams_came: u64,
 }
 
 struct Run {
@@ -226,6 +228,8 @@ impl Run {
             all_along: true,
             sent: 0,
             read: 0,
+            datagrams_sent: 0,
+            datagrams_came: 0,
         };
         self.streams.insert(stream, known);
     }
@@ -246,6 +250,9 @@ impl Run {
             let mut data = Bytes::from_static(b"0123456789");
             let written = self.pair.dialler.session.write(now, *stream, &mut data);
             known.sent += written.unwrap_or_default() as u64;
+            let sent = self.pair.dialler.session.send_datagram(now, *stream, b"x");
+            // Those that come before the yes are gone.
+            known.datagrams_sent += u64::from(sent.is_ok() && known.accepted);
         }
     }
 
@@ -285,6 +292,24 @@ impl Run {
             }
             if known.accepted && known.all_along {
                 assert_eq!(known.read, known.sent, "{stream} lost something");
+            }
+        }
+        self.take_datagrams();
+    }
+
+    /// The invariant on datagrams.
+    fn take_datagrams(&mut self) {
+        let is_one = |e: &crate::Event| matches!(e, crate::Event::Datagram { .. });
+        while let Some(crate::Event::Datagram { stream, .. }) = self.pair.answerer.take(is_one) {
+            let known = self.streams.get_mut(&stream).expect("one that was opened");
+            assert!(known.accepted && known.all_along, "{stream} had a datagram");
+            assert_ne!(known.kind, Kind::WebHttp, "past the policy");
+            known.datagrams_came += 1;
+        }
+        for (stream, known) in &self.streams {
+            if known.accepted && known.all_along && known.kind != Kind::WebHttp {
+                let (sent, came) = (known.datagrams_sent, known.datagrams_came);
+                assert_eq!(sent, came, "{stream} lost a datagram");
             }
         }
     }

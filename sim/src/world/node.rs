@@ -297,7 +297,7 @@ impl World {
             | Event::Readable(_)
             | Event::Writable(_)
             | Event::Finished(_)
-            | Event::Datagram(_)
+            | Event::Datagram { .. }
             | Event::Alive => {}
         }
     }

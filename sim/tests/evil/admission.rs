@@ -3,11 +3,12 @@
 
 use coset::{CoseSign1, CoseSign1Builder, Header, HeaderBuilder, TaggedCborSerializable, iana};
 use fairway_identity::{CredentialClaims, Form, IssuerId, SignedTime, Signer, UnixSeconds, issue};
+use fairway_policy::{Door, Protocol};
 use fairway_session::Time;
 use fairway_sim::authority::{Authority, START, label};
 
 use crate::scene::{Case, EVIL, Ends, Scene, at, broker, case, header, hello, pump, run};
-use crate::wire::{port, text};
+use crate::wire::{long, port, text};
 
 const REFUSED: Ends = Ends::Closes("credential-refused");
 const MALFORMED: Ends = Ends::Closes("malformed");
@@ -48,6 +49,27 @@ macro_rules! answers_last {
         )
         .fresh()
         .answering()
+    };
+}
+
+/// A record of these frames.
+macro_rules! says {
+    ($name:literal, $text:expr, $ends:expr) => {
+        case($name, |s| s.say($text), $ends)
+    };
+}
+
+/// A record with a datagram that the victim's owner never gets.
+macro_rules! unseen {
+    ($name:literal, $text:expr) => {
+        case(
+            $name,
+            |s| {
+                s.say($text);
+                assert_eq!(s.datagrams(), 0);
+            },
+            Ends::Goes,
+        )
     };
 }
 
@@ -263,6 +285,45 @@ pub(crate) const CASES: &[Case] = &[
         assert_eq!(s.read(0), b"in");
     }, Ends::Goes),
     case("an OPEN by whoever answers", |s| s.say(text().open(1, &port(1883))), Ends::Resets("wrong-direction")).answering(),
+    // --- section 4.1: datagrams
+    case("datagrams of a stream that policy allows", |s| {
+        s.say(text().open_port(0));
+        s.say(text().on_0(b"beside").on_0(b""));
+        assert_eq!(s.datagrams(), 2);
+    }, Ends::Goes),
+    unseen!("a datagram of a stream that was never opened", text().on_0(b"beside")),
+    unseen!("a datagram of a stream of the other side", text().open_port(0).datagram(b"\x01x")),
+    unseen!("a datagram of the last stream there is", text().open_port(0).datagram(&[0xff; 8])),
+    unseen!("a datagram before its OPEN", text().on_0(b"beside").open_port(0)),
+    unseen!("a datagram of a stream that was given up", text().open_port(0).reset(0, 0).on_0(b"beside")),
+    case("a datagram of a stream that policy refused", |s| {
+        s.say(text().open(0, &port(80)));
+        s.say(text().on_0(b"beside"));
+        assert_eq!(s.datagrams(), 0);
+    }, Ends::Resets("policy-denied")),
+    case("a datagram of a stream that policy allows no more", |s| {
+        s.say(text().open_port(0));
+        s.rules.policy = Default::default();
+        s.victim.set_rules(at(s.at), s.rules.clone());
+        s.say(text().on_0(b"beside"));
+        assert_eq!(s.datagrams(), 0);
+    }, Ends::Resets("policy-denied")),
+    case("a datagram where policy looks at HTTP", |s| {
+        let mut policy = (*s.rules.policy).clone();
+        policy.policies[0].to = vec![Door::Port {
+            port: 11883,
+            protocol: Protocol::Http(vec![]),
+        }];
+        s.rules.policy = policy.into();
+        s.victim.set_rules(at(s.at), s.rules.clone());
+        s.say(text().open_port(0).stream(0, 0, b"seen"));
+        s.say(text().on_0(b"beside"));
+        assert_eq!((s.read(0), s.datagrams()), (b"seen".to_vec(), 0));
+    }, Ends::Goes),
+    says!("a datagram of nothing", text().open_port(0).datagram(b""), MALFORMED),
+    says!("a datagram that is cut within its stream's id", text().open_port(0).datagram(&[0x40]), MALFORMED),
+    says!("a datagram with a long form of its stream's id", text().open_port(0).datagram(&long(0)), MALFORMED),
+    case("a datagram of nothing, by whoever answers", |s| s.say(text().datagram(b"")), MALFORMED).answering(),
     // --- section 5: the end
     case("revoked in the middle of a stream", |s| {
         s.say(text().open_port(0).stream(0, 0, b"before"));

@@ -64,8 +64,8 @@ pub(crate) const CASES: &[Case] = &[
     // --- one more than the bound
     bad!("an OPEN header of 1,025 bytes", text().open(0, &[0; 1025])),
     bad!("STREAM data of 16,385 bytes", text().raw(&[8, 0, 0]).raw(&varint(16_385)).padding(16_385)),
-    bad!("a DATAGRAM of 1,201 bytes", text().datagram(&[0; 1201])),
-    fine!("a DATAGRAM of 1,200 bytes", text().datagram(&[0; 1200])),
+    bad!("a DATAGRAM of 1,209 bytes", text().datagram(&[0; 1209])),
+    fine!("a DATAGRAM of 1,208 bytes", text().datagram(&[0; 1208])),
     bad!("a CLOSE reason of 257 bytes", text().close(0, &[b'x'; 257])),
     bad!("a CLOSE reason that is not UTF-8", text().close(0, b"\xff")),
     bad!("a CLOSE code of 2^32", text().close(1 << 32, b"")),

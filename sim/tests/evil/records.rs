@@ -71,7 +71,8 @@ pub(crate) const CASES: &[Case] = &[
     }, Ends::Goes),
     // --- section 5: packet numbers
     case("a record twice", |s| {
-        let record = s.evil.seal(&text().datagram(b"once").0);
+        s.say(text().open_port(0));
+        let record = s.evil.seal(&text().on_0(b"once").0);
         s.deliver(&record);
         s.deliver(&record);
         assert_eq!(s.datagrams(), 1);
@@ -82,32 +83,36 @@ pub(crate) const CASES: &[Case] = &[
         s.say(text().close(0, b""));
     }, Ends::Goes),
     case("records in the opposite order", |s| {
-        let records: Vec<_> = (0..50).map(|_| s.evil.seal(&text().datagram(b"x").0)).collect();
+        s.say(text().open_port(0));
+        let records: Vec<_> = (0..50).map(|_| s.evil.seal(&text().on_0(b"x").0)).collect();
         records.iter().rev().for_each(|record| s.deliver(record));
         assert_eq!(s.datagrams(), 50);
     }, Ends::Goes),
     case("a record within the window's 1,024 numbers", |s| {
-        let late = s.evil.seal(&text().datagram(b"late").0);
+        s.say(text().open_port(0));
+        let late = s.evil.seal(&text().on_0(b"late").0);
         s.evil.next += 1000;
         s.say(text().ping());
         s.deliver(&late);
         assert_eq!(s.datagrams(), 1);
     }, Ends::Goes),
     case("a record far behind the window", |s| {
-        let late = s.evil.seal(&text().datagram(b"too late").0);
+        s.say(text().open_port(0));
+        let late = s.evil.seal(&text().on_0(b"too late").0);
         s.evil.next += 100_000;
         s.say(text().ping());
         s.deliver(&late);
         assert_eq!(s.datagrams(), 0);
     }, Ends::Goes),
     case("the largest number", |s| {
+        s.say(text().open_port(0));
         let before = s.evil.next;
         s.evil.next = (1 << 62) - 2;
-        s.say(text().datagram(b"far"));
+        s.say(text().on_0(b"far"));
         assert_eq!(s.datagrams(), 1);
         // All before it is behind the window now: the evil peer's own fault.
         s.evil.next = before;
-        s.say(text().datagram(b"behind"));
+        s.say(text().on_0(b"behind"));
         assert_eq!(s.datagrams(), 1);
         s.evil.next = (1 << 62) - 1;
     }, Ends::Goes),
@@ -133,7 +138,8 @@ fn records() {
 
 /// A true record that was changed on its way: dropped. Then the true one: taken.
 fn changed(scene: &mut Scene, change: fn(&mut Vec<u8>)) {
-    let record = scene.evil.seal(&text().datagram(b"true").0);
+    scene.say(text().open_port(0));
+    let record = scene.evil.seal(&text().on_0(b"true").0);
     let mut forged = record.clone();
     change(&mut forged);
     scene.deliver(&forged);

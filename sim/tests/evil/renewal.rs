@@ -159,13 +159,15 @@ pub(crate) const CASES: &[Case] = &[
         s.switch(next);
     }, Ends::Goes),
     case("a record of the old epoch a moment after its end", |s| {
-        let late = s.evil.seal(&text().datagram(b"late").0);
+        s.say(text().open_port(0));
+        let late = s.evil.seal(&text().on_0(b"late").0);
         whole(s, EVIL, |_, _| {});
         s.deliver(&late);
         assert_eq!(s.datagrams(), 1, "both are readable for a while");
     }, Ends::Goes),
     case("a record of the old epoch long after its end", |s| {
-        let late = s.evil.seal(&text().datagram(b"too late").0);
+        s.say(text().open_port(0));
+        let late = s.evil.seal(&text().on_0(b"too late").0);
         whole(s, EVIL, |_, _| {});
         s.pass(Time::from_secs(6));
         s.deliver(&late);

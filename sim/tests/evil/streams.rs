@@ -112,10 +112,11 @@ pub(crate) const CASES: &[Case] = &[
     case("a STOP is answered with its own code", |s| s.say(text().open_port(0).stop(0)), Ends::Resets("cancelled")),
     // --- datagrams
     case("ten thousand datagrams that nobody fetches", |s| {
-        let record = text().datagram(&[1; 1000]);
+        s.say(text().open_port(0));
+        let record = text().datagram(&[0; 1000]);
         let records: Vec<_> = (0..10_000).map(|_| s.evil.seal(&record.0)).collect();
         s.deliver_all(&records);
-        assert!(s.datagrams() <= 64, "{}", s.datagrams());
+        assert!((1..=64).contains(&s.datagrams()), "{}", s.datagrams());
     }, Ends::Goes),
 ];
 

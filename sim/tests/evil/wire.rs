@@ -118,6 +118,11 @@ impl Text {
         self.raw(&[16]).bytes(data)
     }
 
+    /// A datagram of stream 0, which comes to its owner only while that is open.
+    pub(crate) fn on_0(self, data: &[u8]) -> Self {
+        self.datagram(&[&[0], data].concat())
+    }
+
     pub(crate) fn close(self, code: u64, reason: &[u8]) -> Self {
         self.raw(&[17]).number(code).bytes(reason)
     }

@@ -124,7 +124,7 @@ const TOO_LONG: [(&str, &str, usize); 11] = [
     ("last data of 16,385 bytes", "09000080004001", 16_385),
     ("reason of a RESET of 257 bytes", "0a0000004101", 257),
     ("reason of a STOP of 257 bytes", "0b00004101", 257),
-    ("datagram of 1,201 bytes", "1044b1", 1201),
+    ("datagram of 1,209 bytes", "1044b9", 1209),
     ("reason of a CLOSE of 257 bytes", "11004101", 257),
     ("message of a renewal of 6,145 bytes", "1401015801", 6145),
 ];

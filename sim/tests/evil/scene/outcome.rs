@@ -15,7 +15,7 @@ impl Scene {
 
     /// How many datagrams the victim's owner was given.
     pub(crate) fn datagrams(&self) -> usize {
-        let is_one = |event: &&Event| matches!(event, Event::Datagram(_));
+        let is_one = |event: &&Event| matches!(event, Event::Datagram { .. });
         self.events.iter().filter(is_one).count()
     }
 
