@@ -40,6 +40,7 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("names", identity::names),
     ("policy", policy::policy),
     ("relay_core", relay::core),
+    ("session_datagram", session::datagram),
     ("session_hello_to_answerer", session::hello_to_answerer),
     ("session_hello_to_dialler", session::hello_to_dialler),
     ("session_open", session::open),

@@ -1,10 +1,11 @@
-//! Sessions against a bare channel that says anything where a hello or the
-//! header of an OPEN belongs.
+//! Sessions against a bare channel that says anything where a hello, the
+//! header of an OPEN or a datagram belongs.
 
 use bytes::{Bytes, BytesMut};
 use fairway_channel::{Batch, Channel, Config, Event, Output, PathId, StaticSecret, Time};
 use fairway_identity::Clock;
-use fairway_session::{Admit, Doors, Local, Now, Rules, Session};
+use fairway_policy::{Action, AttributeSelector, CallerRule, Door, Mode, Policy, PolicySet};
+use fairway_session::{self as session, Admit, Doors, Grant, Local, Now, Rules, Session, StreamId};
 
 use crate::{Script, world};
 
@@ -23,7 +24,7 @@ pub(crate) fn hello_to_answerer(data: &[u8]) {
         false => data.to_vec(),
         true => Vec::new(),
     });
-    assert!(!opened && !session.is_established());
+    assert!(opened.grants.is_empty() && !session.is_established());
     assert!(session.peer().is_none());
 }
 
@@ -53,7 +54,60 @@ pub(crate) fn hello_to_dialler(data: &[u8]) {
 /// A genuine device that opens streams with any header: each is refused, since
 /// no policy allows it anything.
 pub(crate) fn open(data: &[u8]) {
-    let mut session = answerer(Rules::default());
+    let (mut bare, mut session) = admitted(Rules::default());
+    let mut script = Script::new(data);
+    for _ in 0..8 {
+        if let Ok(stream) = bare.open(MONO, script.piece().to_vec()) {
+            let _ = bare.write(MONO, stream, &mut Bytes::from_static(b"at once"));
+        }
+    }
+    let seen = converse(&mut bare, &mut session, &mut |_| Vec::new());
+    assert!(
+        seen.grants.is_empty(),
+        "a stream was granted without a policy"
+    );
+    assert_eq!(session.live_streams(), 0);
+}
+
+/// A genuine device with two streams that policy allows, of which one is
+/// accepted, sends any datagrams: those of this one come, whole, and no other.
+pub(crate) fn datagram(data: &[u8]) {
+    let (mut bare, mut session) = admitted(Rules {
+        policy: anybody().into(),
+        ..Rules::default()
+    });
+    // {0: [0, [80]]}
+    let port = vec![0xa1, 0, 0x82, 0, 0x81, 0x18, 80];
+    for _ in 0..2 {
+        bare.open(MONO, port.clone()).unwrap();
+    }
+    let seen = converse(&mut bare, &mut session, &mut |_| Vec::new());
+    let accepted = &seen.grants[0];
+    session.accept(NOW, accepted).unwrap();
+    assert_eq!(accepted.stream().get(), 0);
+
+    let mut script = Script::new(data);
+    let mut expected = Vec::new();
+    for _ in 0..32 {
+        let whole = script.piece();
+        bare.send_datagram(MONO, whole.to_vec().into()).unwrap();
+        if let [0, rest @ ..] = whole {
+            expected.push((accepted.stream(), Bytes::copy_from_slice(rest)));
+        }
+        if script.is_over() {
+            break;
+        }
+    }
+    let seen = converse(&mut bare, &mut session, &mut |_| Vec::new());
+    match session.is_closed() {
+        true => assert!(expected.starts_with(&seen.datagrams)),
+        false => assert_eq!(seen.datagrams, expected),
+    }
+}
+
+/// A genuine device, admitted by whoever plays by these rules.
+fn admitted(rules: Rules) -> (Channel, Session) {
+    let mut session = answerer(rules);
     let mut bare = dialler();
     let [_, full] = world::credentials("ns/factory/device/pump-7", &[], key([66; 32]));
     // {0: credential, 2: instance}
@@ -65,16 +119,26 @@ pub(crate) fn open(data: &[u8]) {
     hello.extend_from_slice(&[3; 16]);
     converse(&mut bare, &mut session, &mut |_| hello.clone());
     assert!(session.is_established(), "a good hello is admitted");
+    (bare, session)
+}
 
-    let mut script = Script::new(data);
-    for _ in 0..8 {
-        if let Ok(stream) = bare.open(MONO, script.piece().to_vec()) {
-            let _ = bare.write(MONO, stream, &mut Bytes::from_static(b"at once"));
-        }
+/// Every device may call every door.
+fn anybody() -> PolicySet {
+    let devices = CallerRule::Devices {
+        namespaces: Vec::new(),
+        names: Vec::new(),
+        attributes: AttributeSelector::default(),
+    };
+    PolicySet {
+        policies: vec![Policy {
+            namespace: "factory".to_owned(),
+            name: "open".to_owned(),
+            action: Action::Allow,
+            mode: Mode::Enforce,
+            from: vec![devices],
+            to: vec![Door::Any],
+        }],
     }
-    let granted = converse(&mut bare, &mut session, &mut |_| Vec::new());
-    assert!(!granted, "a stream was granted without a policy");
-    assert_eq!(session.live_streams(), 0);
 }
 
 fn answerer(mut rules: Rules) -> Session {
@@ -105,41 +169,51 @@ fn key(secret: [u8; 32]) -> [u8; 32] {
 }
 
 /// Carries packets both ways until both are silent. `hello` is what the bare
-/// end answers with. Says whether the session granted a stream.
+/// end answers with.
 fn converse(
     bare: &mut Channel,
-    session: &mut Session,
+    victim: &mut Session,
     hello: &mut dyn FnMut(bool) -> Vec<u8>,
-) -> bool {
-    let mut granted = false;
+) -> Seen {
+    let mut seen = Seen::default();
     for _ in 0..16 {
         let mut silent = true;
         for packet in from_bare(bare, hello) {
             silent = false;
-            session.handle_input(NOW, PathId::FIRST, packet);
+            victim.handle_input(NOW, PathId::FIRST, packet);
         }
         let mut batch = Batch::new(0);
         loop {
-            match session.poll_output(NOW, &mut batch) {
-                fairway_session::Output::Transmit { .. } => {
+            match victim.poll_output(NOW, &mut batch) {
+                session::Output::Transmit { .. } => {
                     silent = false;
                     for packet in batch.packets_mut() {
                         bare.handle_input(MONO, PathId::FIRST, BytesMut::from(&*packet));
                     }
                     batch.clear();
                 }
-                fairway_session::Output::Event(fairway_session::Event::Incoming { .. }) => {
-                    granted = true;
+                session::Output::Event(session::Event::Incoming { grant, .. }) => {
+                    seen.grants.push(grant);
                 }
-                fairway_session::Output::Event(_) => {}
-                fairway_session::Output::Timeout(_) => break,
+                session::Output::Event(session::Event::Datagram { stream, data }) => {
+                    seen.datagrams.push((stream, data));
+                }
+                session::Output::Event(_) => {}
+                session::Output::Timeout(_) => break,
             }
         }
         if silent {
             break;
         }
     }
-    granted
+    seen
+}
+
+/// What a session's owner was shown.
+#[derive(Default)]
+struct Seen {
+    grants: Vec<Grant>,
+    datagrams: Vec<(StreamId, Bytes)>,
 }
 
 fn from_bare(bare: &mut Channel, hello: &mut dyn FnMut(bool) -> Vec<u8>) -> Vec<BytesMut> {

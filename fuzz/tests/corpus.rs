@@ -138,6 +138,21 @@ fn seeds(name: &str) -> Seeds {
         ]),
         "policy" => policies(),
         "relay_core" => relay_scripts(),
+        "session_datagram" => vec![
+            (
+                "of-both",
+                pieces([&b"\x00one"[..], b"\x02two", b"\x00", b"\x00more"]),
+            ),
+            (
+                "of-nobody",
+                pieces([&b"\x00one"[..], b"\x01x", &[0xff; 8], &[0x7f, 0xff, 1]]),
+            ),
+            (
+                "a-long-form",
+                pieces([&b"\x00one"[..], &[0x40, 0, 7], b"\x00two"]),
+            ),
+            ("nothing", pieces([&b"\x00one"[..], b""])),
+        ],
         "session_hello_to_answerer" => vec![
             ("anonymous", hello(None)),
             (
