@@ -19,8 +19,9 @@ use fairway_identity::proof::{Purpose, Statement};
 use fairway_identity::{
     CredentialClaims, Ed25519Key, Form, Issuer, IssuerId, Label, RelayAddress, RootHash, Serial,
     SignedTime, Signer as _, SpiffeId, Subject, Ticket, TrustDomain, TrustSet, Uid, UnixSeconds,
-    issue,
+    VerifiedTrustSet, issue,
 };
+use fairway_session::{Local, StaticSecret};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
@@ -116,12 +117,20 @@ impl TestAuthority {
         lock(&self.inner.subjects).insert(subject.to_owned(), claims);
     }
 
-    /// A credential for the holder of a handshake key, as if it had enrolled.
+    /// Who `subject` is, with a fresh key and a credential for it, as if it had
+    /// enrolled.
     ///
     /// # Errors
     /// No randomness, or the subject is malformed.
-    pub fn credential(&self, subject: &str, handshake_key: [u8; 32]) -> Result<Issued> {
-        self.inner.issue(subject, handshake_key)
+    pub fn local(&self, subject: &str, instance: [u8; 16]) -> Result<Local> {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed)?;
+        let (secret, pin) = (StaticSecret::from_bytes(seed), self.root_hash());
+        let issued = self.inner.issue(subject, secret.public())?;
+        let trust = VerifiedTrustSet::verify(&issued.trust_set, &pin, 0)?;
+        Ok(Local::anonymous(secret, pin, instance)
+            .with_credential(issued.lean, issued.full)
+            .with_trust(trust))
     }
 
     /// A ticket for a device, to be used with these relays. Every ticket is honoured.

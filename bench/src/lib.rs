@@ -1,6 +1,6 @@
 //! The whole chain as processes on one machine, without a cluster: an authority
 //! with throwaway keys, apps, haproxy's chains for comparison, and what is
-//! measured on each.
+//! measured on each; and links to a relay without an endpoint.
 
 pub mod apps;
 pub mod authority;
@@ -9,3 +9,4 @@ pub mod handshakes;
 pub mod links;
 pub mod measure;
 pub mod process;
+pub mod raw_link;

@@ -443,7 +443,7 @@ async fn garbage_ends_the_link_and_nothing_else() {
         relay.settle("/half_open_links", 0).await;
     }
     // On an authenticated link it ends that link, and its circuits.
-    device.socket.write_all(&[9; 100]).await.unwrap();
+    device.link.socket.write_all(&[9; 100]).await.unwrap();
     assert_eq!(device.ended().await, "protocol-violation");
     assert_eq!(
         collector.closed_circuit().await,

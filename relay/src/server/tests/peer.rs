@@ -2,24 +2,18 @@
 //! socket, one step at a time.
 
 use std::collections::VecDeque;
-use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use fairway_control::limits::LINK_HEADER;
-use fairway_control::link::{
-    CircuitId, FrameError, FrameKind, Instance, ToEndpoint, ToRelay, header, take_run,
-};
-use fairway_control::{FrameReader, frame};
+use anyhow::Result;
+use bytes::Bytes;
+use fairway_bench::raw_link::RawLink;
+use fairway_control::link::{CircuitId, FrameKind, Instance, ToEndpoint, ToRelay, header};
 use fairway_daemon::Drain;
 use fairway_identity::proof::TicketHolder;
-use fairway_identity::{Address, Clock, Ed25519Key, RootHash, UnixSeconds};
-use fairway_session::{
-    Batch, Config, Event, Local, Now, OpenRequest, Output, PathId, ReadOutcome, Refusal, Rules,
-    Session, StaticSecret, StreamId, code,
-};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use fairway_identity::{Clock, Ed25519Key, RootHash, UnixSeconds};
+use fairway_session::{Local, Now, OpenRequest, Refusal, Rules, StaticSecret, code};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -47,20 +41,10 @@ pub(super) struct Relay {
 
 /// The other end of a link.
 pub(super) struct Peer<IO = TcpStream> {
-    pub(super) socket: IO,
-    session: Session,
-    began: Instant,
+    pub(super) link: RawLink<IO>,
     /// What it registers with.
     pub(super) instance: Instance,
-    control: Option<StreamId>,
-    reader: FrameReader,
-    buffer: BytesMut,
-    batch: Batch,
     heard: VecDeque<ToEndpoint>,
-    data: VecDeque<(FrameKind, u32, Bytes)>,
-    closed: Option<Refusal>,
-    /// Why the link was refused without a session.
-    refused: Option<String>,
     credit: u64,
 }
 
@@ -186,97 +170,50 @@ impl Relay {
 }
 
 impl Peer {
-    pub(super) async fn connect(address: SocketAddr, local: Local) -> io::Result<Self> {
+    pub(super) async fn connect(address: SocketAddr, local: Local) -> Result<Self> {
         Self::over(TcpStream::connect(address).await?, local).await
     }
 
     /// Somebody without a credential.
-    pub(super) async fn anonymous(address: SocketAddr, pin: RootHash, key: u8) -> io::Result<Self> {
+    pub(super) async fn anonymous(address: SocketAddr, pin: RootHash, key: u8) -> Result<Self> {
         let secret = StaticSecret::from_bytes([key; 32]);
         Self::connect(address, Local::anonymous(secret, pin, [0; 16])).await
     }
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Peer<IO> {
-    pub(super) async fn over(socket: IO, local: Local) -> io::Result<Self> {
-        let began = Instant::now();
-        let seed = [fresh(); 32];
-        let session = Session::dial(
-            Config::new(),
-            local,
-            Rules::default(),
-            Address::Relay,
-            seed,
-            now(began),
-        );
-        let mut peer = Self {
-            socket,
-            session: session.unwrap(),
-            began,
-            instance: Instance(seed[..16].try_into().unwrap()),
-            control: None,
-            reader: FrameReader::new(),
-            buffer: BytesMut::new(),
-            batch: Batch::new(LINK_HEADER),
+    pub(super) async fn over(socket: IO, local: Local) -> Result<Self> {
+        Ok(Self {
+            link: RawLink::dial(socket, local, now).await?,
+            instance: Instance([fresh(); 16]),
             heard: VecDeque::new(),
-            data: VecDeque::new(),
-            closed: None,
-            refused: None,
             credit: 0,
-        };
-        peer.pump().await?;
-        Ok(peer)
+        })
     }
 
     /// Runs the handshake and opens the control stream; the error is the
     /// relay's word for why not.
     pub(super) async fn establish(&mut self) -> Result<(), String> {
-        while !self.session.is_established() {
-            if let Some(refusal) = &self.closed {
-                return Err(refusal.word().to_owned());
-            }
-            if !self.step().await {
-                let closed = self.closed.take();
-                let said = closed.map(|refusal| refusal.word().to_owned());
-                return Err(said.or(self.refused.take()).unwrap_or("eof".to_owned()));
-            }
-        }
-        let now = now(self.began);
-        self.control = Some(self.session.open(now, &OpenRequest::control()).unwrap());
-        self.pump().await.map_err(|error| error.to_string())
+        let established = timeout(PATIENCE, self.link.establish()).await;
+        let established = established.expect("something comes from the relay");
+        established.map_err(|_| self.last_word())
     }
 
     // --- talking ------------------------------------------------------------------
 
     pub(super) async fn say(&mut self, message: ToRelay) {
-        let mut bytes = Bytes::from(frame(&message).unwrap());
-        let stream = self.control.expect("established");
-        while !bytes.is_empty() {
-            let n = self
-                .session
-                .write(now(self.began), stream, &mut bytes)
-                .unwrap();
-            self.pump().await.unwrap();
-            if n == 0 {
-                self.step().await;
-            }
-        }
+        let said = timeout(PATIENCE, self.link.say(&message)).await;
+        said.expect("the relay takes it").unwrap();
     }
 
     /// Writes bytes to the control stream that need not be a message.
     pub(super) async fn say_raw(&mut self, bytes: &'static [u8]) {
-        let stream = self.control.expect("established");
-        let mut bytes = Bytes::from_static(bytes);
-        self.session
-            .write(now(self.began), stream, &mut bytes)
-            .unwrap();
-        self.pump().await.unwrap();
+        self.link.say_raw(bytes.into()).await.unwrap();
     }
 
     /// What the other end has granted so far.
     pub(super) fn credit_limit(&mut self) -> u64 {
-        let heard = std::mem::take(&mut self.heard);
-        for message in heard {
+        while let Some(message) = self.link.heard.next_message().unwrap() {
             match message {
                 ToEndpoint::Credit { max_bytes, .. } => self.credit = max_bytes,
                 other => self.heard.push_back(other),
@@ -288,13 +225,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Peer<IO> {
     /// The next control message that is not credit.
     pub(super) async fn hear(&mut self) -> ToEndpoint {
         loop {
-            while let Some(message) = self.heard.pop_front() {
-                match message {
-                    ToEndpoint::Credit { max_bytes, .. } => self.credit = max_bytes,
-                    other => return other,
-                }
+            self.credit_limit();
+            if let Some(message) = self.heard.pop_front() {
+                return message;
             }
-            assert!(self.step().await, "the link ended: {:?}", self.closed);
+            self.read().await.unwrap();
         }
     }
 
@@ -344,20 +279,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Peer<IO> {
             destination,
             instance: None,
         };
-        let mut bytes = Bytes::from(frame(&open).unwrap());
-        let stream = self.control.expect("established");
-        let written = self.session.write(now(self.began), stream, &mut bytes);
-        written.is_ok() && self.pump().await.is_ok() && self.step().await
+        self.link.say(&open).await.is_ok() && self.step().await
     }
 
     /// Opens a stream beside the control stream, and resets it at once.
     pub(super) async fn open_and_abandon(&mut self, request: &OpenRequest) {
-        let now = now(self.began);
-        if let Ok(stream) = self.session.open(now, request) {
+        let now = self.link.now();
+        if let Ok(stream) = self.link.session.open(now, request) {
             let cancelled = Refusal::new(code::CANCELLED, "the test wants it");
-            self.session.reset(now, stream, &cancelled);
+            self.link.session.reset(now, stream, &cancelled);
         }
-        self.pump().await.unwrap();
+        self.link.pump().await.unwrap();
     }
 
     /// Waits for a circuit to come in; the answer is its id here.
@@ -385,18 +317,14 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Peer<IO> {
 
     /// Sends one frame, whatever the credit says.
     pub(super) async fn send(&mut self, circuit: u32, payload: &[u8]) {
-        self.socket
-            .write_all(&data_frame(circuit, payload))
-            .await
-            .unwrap();
+        let sent = self.link.send(FrameKind::Data, circuit, payload).await;
+        sent.unwrap();
     }
 
     /// Sends one DATAGRAM frame.
     pub(super) async fn send_datagram(&mut self, circuit: u32, payload: &[u8]) {
-        let kind = FrameKind::Datagram;
-        let header = header(kind, CircuitId(circuit), payload.len()).unwrap();
-        let frame = [&header[..], payload].concat();
-        self.socket.write_all(&frame).await.unwrap();
+        let sent = self.link.send(FrameKind::Datagram, circuit, payload).await;
+        sent.unwrap();
     }
 
     /// The next frame of any circuit.
@@ -408,95 +336,40 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Peer<IO> {
     /// The same, with what kind of frame it is.
     pub(super) async fn receive_frame(&mut self) -> (FrameKind, u32, Bytes) {
         loop {
-            if let Some(frame) = self.data.pop_front() {
+            if let Some(frame) = self.link.frames.pop_front() {
                 return frame;
             }
-            assert!(self.step().await, "the link ended: {:?}", self.closed);
+            self.read().await.unwrap();
         }
     }
 
     /// Waits for the link to end; the answer is the relay's word, or `eof`.
     pub(super) async fn ended(&mut self) -> String {
-        while self.closed.is_none() {
-            if !self.step().await {
-                return "eof".to_owned();
-            }
-        }
-        let refusal = self.closed.take().expect("it is closed");
-        refusal.word().to_owned()
+        while self.step().await {}
+        self.last_word()
     }
 
     /// Waits for the end of the connection without saying anything.
     pub(super) async fn ended_silently(&mut self) {
-        while matches!(self.socket.read_buf(&mut self.buffer).await, Ok(n) if n > 0) {}
+        let mut bytes = [0; 4_096];
+        while matches!(self.link.socket.read(&mut bytes).await, Ok(n) if n > 0) {}
     }
 
-    // --- the loop -------------------------------------------------------------------
-
-    /// Reads once and does what follows; `false` at the end of the connection.
+    /// Reads once and does what follows; `false` at the end of the link.
     pub(super) async fn step(&mut self) -> bool {
-        let read = timeout(PATIENCE, self.socket.read_buf(&mut self.buffer)).await;
-        match read.expect("something comes from the relay") {
-            Ok(0) | Err(_) => return false,
-            Ok(_) => {}
-        }
-        loop {
-            let mut run = match take_run(&mut self.buffer, usize::MAX) {
-                Ok(Some(run)) => run,
-                Ok(None) => break,
-                Err(FrameError::Refused(reason)) => {
-                    self.refused = Some(reason.word().to_owned());
-                    return false;
-                }
-                Err(error) => panic!("{error}"),
-            };
-            let (kind, circuit) = (run.kind(), run.circuit());
-            while let Some(payload) = run.next_payload() {
-                if circuit == CircuitId::LINK {
-                    let now = now(self.began);
-                    self.session.handle_input(now, PathId::FIRST, payload);
-                } else {
-                    self.data.push_back((kind, circuit.0, payload.freeze()));
-                }
-            }
-        }
-        let _ = self.pump().await;
-        true
+        self.read().await.is_ok()
     }
 
-    async fn pump(&mut self) -> io::Result<()> {
-        loop {
-            match self.session.poll_output(now(self.began), &mut self.batch) {
-                Output::Transmit { .. } => {}
-                Output::Event(event) => self.on_event(event),
-                Output::Timeout(_) => break,
-            }
-        }
-        for packet in self.batch.packets_mut() {
-            let length = packet.len() - LINK_HEADER;
-            let header = header(FrameKind::Data, CircuitId::LINK, length).unwrap();
-            packet[..LINK_HEADER].copy_from_slice(&header);
-        }
-        self.socket.write_all(self.batch.as_slice()).await?;
-        self.socket.flush().await?;
-        self.batch.clear();
+    /// Does not do what becomes due meanwhile: that would hide that nothing comes.
+    async fn read(&mut self) -> Result<()> {
+        let came = self.link.read(PATIENCE).await?;
+        assert!(came, "something comes from the relay");
         Ok(())
     }
 
-    fn on_event(&mut self, event: Event) {
-        match event {
-            Event::Readable(stream) => {
-                let now = now(self.began);
-                while let Ok(ReadOutcome::Chunk(bytes)) = self.session.read(now, stream) {
-                    self.reader.push(&bytes);
-                }
-                while let Some(message) = self.reader.next_message().unwrap() {
-                    self.heard.push_back(message);
-                }
-            }
-            Event::Closed { refusal, .. } => self.closed = Some(refusal),
-            _ => {}
-        }
+    fn last_word(&self) -> String {
+        let closed = self.link.closed.as_ref();
+        closed.map_or("eof", |reason| reason.word()).to_owned()
     }
 }
 
