@@ -42,6 +42,7 @@ impl Conn {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>, StreamError>> {
         let mut inner = self.lock();
+        let is_ending = inner.is_ending();
         let Inner {
             session, streams, ..
         } = &mut *inner;
@@ -64,6 +65,7 @@ impl Conn {
                 Err(channel::StreamError::Reset(reason)) => {
                     return Poll::Ready(Err(StreamError::Reset(reason.into())));
                 }
+                Err(_) if is_ending => false,
                 Err(_) => return Poll::Ready(Err(inner.recv_error(id))),
             };
         if is_over {

@@ -117,6 +117,7 @@ impl Conn {
                 Err(channel::StreamError::Reset(reason)) => {
                     break Poll::Ready(Err(StreamError::Reset(reason.into())));
                 }
+                Err(_) if inner.is_ending() => break inner.wait_to_read(id, cx),
                 Err(_) => break Poll::Ready(Err(inner.recv_error(id))),
             }
         };
@@ -151,15 +152,12 @@ impl Conn {
             Err(channel::StreamError::Stopped(reason)) => {
                 return Poll::Ready(Err(StreamError::Stopped(reason.into())));
             }
+            Err(_) if inner.is_ending() => return inner.wait_to_write(id, cx),
             Err(_) => return Poll::Ready(Err(StreamError::Finished)),
         };
-        let result = if data.is_empty() {
-            Poll::Ready(Ok(()))
-        } else {
-            if let Some(slot) = inner.streams.get_mut(&id) {
-                slot.write_waker = Some(cx.waker().clone());
-            }
-            Poll::Pending
+        let result = match data.is_empty() {
+            true => Poll::Ready(Ok(())),
+            false => inner.wait_to_write(id, cx),
         };
         drop(inner);
         if n > 0 {
@@ -279,6 +277,26 @@ impl Inner {
             }
             None => Poll::Ready(Err(StreamError::Finished)),
         }
+    }
+
+    fn wait_to_write(
+        &mut self,
+        id: StreamId,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), StreamError>> {
+        match self.streams.get_mut(&id) {
+            Some(slot) => {
+                slot.write_waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            None => Poll::Ready(Err(StreamError::Finished)),
+        }
+    }
+
+    /// The session is over, and who drives it is about to learn why: all streams
+    /// are told then.
+    pub(super) fn is_ending(&self) -> bool {
+        self.closed.is_none() && self.session.is_closed()
     }
 
     pub(super) fn recv_error(&self, id: StreamId) -> StreamError {

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use fairway_channel::Code;
 use fairway_control::link::{CircuitId, FrameKind, take_run};
 use fairway_identity::Address;
-use fairway_session::{OpenRequest, code};
+use fairway_session::{OpenRequest, Refusal, code};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -193,6 +193,33 @@ async fn a_link_that_breaks_ends_its_streams_with_the_reason() {
         served.recv.read_chunk().await.unwrap_err().reason(),
         "link-lost"
     );
+}
+
+/// The session is over before the driver has learned why.
+#[tokio::test(start_paused = true)]
+async fn who_uses_a_stream_just_as_its_session_ends_is_told_why() {
+    let (collector, mut calls) = collector();
+    let pair = Pair::new(&pump(), &collector, COLLECTOR, 1 << 16);
+    let (stream, call) = tokio::join!(open(&pair.conn), async {
+        let call = calls.recv().await.unwrap();
+        call.accept().unwrap();
+        call
+    });
+    let _call = call;
+    let (mut recv, mut send) = stream.unwrap().split();
+    pair.conn.close(Refusal::new(code::REVOKED, ""));
+    let (written, read, datagram) = (
+        send.write_chunk(Bytes::from_static(b"late")).await,
+        recv.read_chunk().await.map(|_| ()),
+        recv.recv_datagram().await.map(|_| ()),
+    );
+    for told in [written, read, datagram] {
+        let error = told.unwrap_err();
+        assert!(
+            matches!(&error, StreamError::SessionClosed(r) if r.code == code::REVOKED),
+            "{error}"
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]
