@@ -18,6 +18,7 @@ pub struct Metrics {
     pub(crate) bytes_received: Counter,
     pub(crate) bytes_sent: Counter,
     pub(crate) datagrams_dropped: Counter,
+    pub(crate) stream_datagrams_dropped: Counter,
     pub(crate) renewals: Counter,
     pub(crate) renewal_failures: Counter,
     pub(crate) credential_expiry: Gauge,
@@ -82,6 +83,11 @@ impl Metrics {
                 "fairway_link_datagrams_dropped",
                 "Datagrams thrown away because their link was slower",
                 &m.datagrams_dropped,
+            ),
+            (
+                "fairway_stream_datagrams_dropped",
+                "Datagrams thrown away because the user of their stream did not take them",
+                &m.stream_datagrams_dropped,
             ),
             ("fairway_renewals", "Credentials obtained", &m.renewals),
             (

@@ -10,14 +10,17 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use bytes::Bytes;
 use common::{COLLECTOR, Installation, echo, echoes, echoes_on, free_address, within};
 use fairway_endpoint::transport::{ProxyUse, TlsTrust};
-use fairway_endpoint::{Endpoint, LinkOptions};
+use fairway_endpoint::{Endpoint, LinkOptions, RecvStream, SendStream, Stream};
 use fairway_identity::{Address, HostPort, RelayAddress, Transport};
 use fairway_session::OpenRequest;
+use fairway_session::limits::DATAGRAM_MAX;
 use network::{Datagrams, Forwarder, HttpProxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::timeout;
 
 /// What the device's links run on.
 fn transports(device: &Endpoint) -> Vec<Transport> {
@@ -62,6 +65,58 @@ async fn a_device_enrols_and_talks_over_every_transport() {
     // The links that have ended are gone: the front's and the collector's are left.
     let left = r#"fairway_relay_links{class="device"} 0"#;
     installation.relay.eventually("/metrics", left).await;
+}
+
+/// Of the largest size, beside data. Some may get lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn datagrams_come_back_over_every_transport() {
+    let installation = Installation::start().await;
+    let (sidecar, mut incoming) = installation.collector().await;
+    within(sidecar.registered()).await;
+    tokio::spawn(async move {
+        while let Some(call) = incoming.recv().await {
+            call.accept().unwrap();
+            tokio::spawn(send_datagrams_back(call.stream));
+        }
+    });
+    let collector: Address = COLLECTOR.parse().unwrap();
+    for (transport, name) in Transport::ALL.into_iter().zip(["a", "b", "c", "d"]) {
+        let relays = vec![installation.relay.by(transport)];
+        let device = installation
+            .device_by(name, relays, LinkOptions::default())
+            .await;
+        let stream = within(device.open(&collector, OpenRequest::port(1883)));
+        let (mut recv, mut send) = stream.await.unwrap().split();
+        let more = Bytes::from(vec![7; 100_000]);
+        within(send.write_chunk(more)).await.unwrap();
+        for number in 0..20 {
+            let data = Bytes::from(vec![number; DATAGRAM_MAX]);
+            within(comes_back(&mut recv, &send, &data)).await;
+        }
+        assert!(is_linked_by(&device, transport));
+        device.close().await;
+    }
+}
+
+async fn send_datagrams_back(stream: Stream) {
+    let (mut recv, send) = stream.split();
+    while let Ok(Some(data)) = recv.recv_datagram().await {
+        // Where there is no room, it gets lost.
+        let _ = send.send_datagram(data);
+    }
+}
+
+/// Sends it until it comes back.
+async fn comes_back(recv: &mut RecvStream, send: &SendStream, data: &Bytes) {
+    loop {
+        send.send_datagram(data.clone()).unwrap();
+        let answer = timeout(Duration::from_millis(200), recv.recv_datagram());
+        match answer.await {
+            Ok(next) if next.as_ref().unwrap().as_ref() == Some(data) => return,
+            // One that came late, or none.
+            Ok(_) | Err(_) => {}
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use fairway_channel::{self as channel, StreamId};
 use fairway_session as session;
+use prometheus_client::metrics::counter::Counter;
 
 use super::streams::Slot;
 use super::{Conn, Inner};
@@ -78,10 +79,23 @@ impl Conn {
 }
 
 impl Inner {
-    /// Keeps it, if somebody has asked; the answer is who waits for it.
-    pub(super) fn keep_datagram(&mut self, id: StreamId, data: Bytes) -> Option<Waker> {
-        let slot = self.streams.get_mut(&id)?;
-        slot.datagrams.as_mut()?.keep(data)
+    /// Keeps it, if somebody has asked; the answer is who waits for it. What had
+    /// no room, or nobody wants, is counted.
+    pub(super) fn keep_datagram(
+        &mut self,
+        id: StreamId,
+        data: Bytes,
+        n_dropped: &Counter,
+    ) -> Option<Waker> {
+        let slot = self.streams.get_mut(&id);
+        let Some(datagrams) = slot.and_then(|slot| slot.datagrams.as_mut()) else {
+            n_dropped.inc();
+            return None;
+        };
+        if datagrams.keep(data).is_some() {
+            n_dropped.inc();
+        }
+        datagrams.waker.take()
     }
 
     /// The end of what the peer sends was read; the answer is who waits for that.
@@ -100,12 +114,12 @@ impl Slot {
 }
 
 impl Datagrams {
-    fn keep(&mut self, data: Bytes) -> Option<Waker> {
-        if self.kept.len() >= DATAGRAMS_KEPT_MAX {
-            self.kept.pop_front();
-        }
+    /// The answer is what had to give way.
+    fn keep(&mut self, data: Bytes) -> Option<Bytes> {
+        let is_full = self.kept.len() >= DATAGRAMS_KEPT_MAX;
+        let oldest = is_full.then(|| self.kept.pop_front()).flatten();
         self.kept.push_back(data);
-        self.waker.take()
+        oldest
     }
 }
 

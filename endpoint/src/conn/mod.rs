@@ -471,7 +471,10 @@ impl Conn {
             Event::StreamsAvailable => polled.wakers.append(&mut inner.opening),
             Event::Finished(_) => {}
             Event::Datagram { stream, data } => {
-                polled.wakers.extend(inner.keep_datagram(stream, data));
+                let n_dropped = &self.metrics.stream_datagrams_dropped;
+                polled
+                    .wakers
+                    .extend(inner.keep_datagram(stream, data, n_dropped));
             }
             Event::Alive => polled.notices.push(Notice::Alive),
             Event::Renewed(peer) => {
