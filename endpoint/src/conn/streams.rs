@@ -94,11 +94,6 @@ impl Conn {
         let mut taken = false;
         let mut waits_for_end = None;
         let mut inner = self.lock();
-        let slot = inner.streams.get(&id);
-        if slot.is_some_and(|slot| slot.is_read_out) {
-            // The session says so once only, and may have forgotten the stream.
-            return Poll::Ready(Ok(false));
-        }
         let now = self.clock.now();
         let result = loop {
             match inner.session.read(now, id) {
@@ -114,6 +109,8 @@ impl Conn {
                 }
                 _ if taken => break Poll::Ready(Ok(true)),
                 Ok(ReadOutcome::Empty) => break inner.wait_to_read(id, cx),
+                // The session has said so, and may have forgotten the stream.
+                Err(_) if inner.is_read_out(id) => break Poll::Ready(Ok(false)),
                 Err(channel::StreamError::Reset(reason)) => {
                     break Poll::Ready(Err(StreamError::Reset(reason.into())));
                 }
@@ -192,8 +189,7 @@ impl Conn {
         let now = self.clock.now();
         // Already over: nothing is left to finish.
         let _ = inner.session.finish(now, id);
-        let slot = inner.streams.get(&id);
-        let is_reply = slot.is_some_and(|slot| slot.is_read_out);
+        let is_reply = inner.is_read_out(id);
         drop(inner);
         if is_reply {
             // The peer was the first to end it, and has nothing more to do.
@@ -291,6 +287,11 @@ impl Inner {
             }
             None => Poll::Ready(Err(StreamError::Finished)),
         }
+    }
+
+    fn is_read_out(&self, id: StreamId) -> bool {
+        let slot = self.streams.get(&id);
+        slot.is_some_and(|slot| slot.is_read_out)
     }
 
     /// The session is over, and who drives it is about to learn why: all streams

@@ -72,7 +72,10 @@ impl ListenTable {
     /// When the kernel does not tell: the caller must then refuse to deliver,
     /// since it cannot know.
     pub fn look_up(&self, port: u16) -> io::Result<Listening> {
-        let now = Instant::now();
+        self.look_up_at(port, Instant::now())
+    }
+
+    fn look_up_at(&self, port: u16, now: Instant) -> io::Result<Listening> {
         let is_fresh = |&(of, at): &(u16, Instant)| of == port && now - at < FRESH;
         if self.seen().as_ref().is_some_and(is_fresh) {
             return Ok(Listening::Loopback);
@@ -148,12 +151,13 @@ mod tests {
         let table = ListenTable::of_this_namespace();
         let loopback = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = port(&loopback);
-        assert_eq!(table.look_up(port).unwrap(), Listening::Loopback);
+        let now = Instant::now();
+        let look_up = |at| table.look_up_at(port, at).unwrap();
+        assert_eq!(look_up(now), Listening::Loopback);
         drop(loopback);
         let _exposed = TcpListener::bind(("0.0.0.0", port)).unwrap();
-        std::thread::sleep(FRESH);
         let any = IpAddr::from([0, 0, 0, 0]);
-        assert_eq!(table.look_up(port).unwrap(), Listening::Exposed(any));
+        assert_eq!(look_up(now + FRESH), Listening::Exposed(any));
     }
 
     #[test]
